@@ -1,0 +1,33 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both set up what they need and are quick the second time.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+BIN := .venv/bin
+
+.PHONY: demo test check clean
+
+demo: .venv/.product
+	@$(BIN)/stopgap fill examples/inventory.py --marker '# fill here'
+
+test: .venv/.tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+check: test
+	$(BIN)/pyright
+
+.venv/.product: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "stopgap needs Python 3.11 or newer: install it, or run make PYTHON=/path/to/python3"; exit 2; }
+	@echo "Setting up .venv with $(PYTHON) (a few minutes the first time) ..."
+	@$(PYTHON) -m venv .venv || { echo "no venv module: on Debian and Ubuntu, apt install python3-venv"; rm -rf .venv; exit 2; }
+	@$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/.tests: .venv/.product
+	@echo "Installing what the tests need ..."
+	@$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,95 @@
+"""Where a canvas may start from other than noise: a left-to-right draft, and a line the file already has.
+
+Under uniform noise any canvas is a legal state, so a guess can be handed to the denoiser, which keeps what the
+suffix agrees with and revises the rest. Knows no syntax, no deadline, no document; drafts are never offered as
+they are, only denoised and judged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from .model import Model
+from .prefix import PrefixCache
+
+_WORD = re.compile(rb"\w+|[^\w\s]")
+
+
+def left_to_right(
+    model: Model,
+    cache: PrefixCache,
+    last: Tensor,
+    *,
+    end: int,
+    banned: Tensor,
+    max_tokens: int,
+    first: Sequence[int] | None = None,
+    temperature: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Iterator[list[int]]:
+    """Continue the prefix causally through the encoder and its tied head; yields the draft after every token.
+
+    last     [1, D] hidden state of the prefix's last token
+    banned   [V] bool; must leave `end` allowed, which ends the draft and is not part of it
+    first    ids allowed for the first token (token healing)
+    The cache is cropped back to the prefix when the iterator ends or is closed.
+    """
+    length = len(cache)
+    draft: list[int] = []
+    try:
+        while len(draft) < max_tokens:
+            logits = model.head(last)[0].masked_fill(banned, float("-inf"))
+            if first is not None and not draft:
+                keep = torch.full_like(logits, float("-inf"))
+                keep[list(first)] = logits[list(first)]
+                logits = keep
+            if temperature > 0:
+                id_ = int(torch.multinomial(torch.softmax(logits / temperature, -1), 1, generator=generator))
+            else:
+                id_ = int(logits.argmax())
+            if id_ == end:
+                return
+            draft.append(id_)
+            yield draft
+            last = model.encode(cache, [id_])[-1:]
+    finally:
+        cache.crop(length)
+
+
+def _words(line: bytes) -> frozenset[bytes]:
+    return frozenset(_WORD.findall(line))
+
+
+def _alike(a: frozenset[bytes], b: frozenset[bytes]) -> float:
+    """Jaccard similarity of two lines' words; two blank lines are alike."""
+    return len(a & b) / len(a | b) if a or b else 1.0
+
+
+def similar_lines(before: bytes, after: bytes, *, count: int, limit: int = 2000) -> list[bytes]:
+    """Rests of lines in `before` whose surroundings look most like the place between `before` and `after`.
+
+    The place's own line up to the hole must be matched literally, indentation aside; what follows it on the
+    similar line is returned, without the newline. Neighbours count 4:2:1 upwards and 2 downwards. Looks at the
+    last `limit` lines of `before`.
+    """
+    lines = before.split(b"\n")[-limit:]
+    typed = lines.pop()
+    following = after.split(b"\n", 2)[1] if after.count(b"\n") else b""
+    words = [_words(line) for line in lines]
+    here = [words[-k] if k <= len(words) else frozenset() for k in (1, 2, 3)]
+    below = _words(following)
+    scored: list[tuple[float, int, bytes]] = []
+    for i, line in enumerate(lines):
+        rest = line.strip()
+        if not rest.startswith(typed.lstrip()) or not (rest := rest[len(typed.lstrip()) :].rstrip()):
+            continue
+        above = [words[i - k] if i >= k else frozenset() for k in (1, 2, 3)]
+        score = sum(weight * _alike(a, b) for weight, a, b in zip((4, 2, 1), above, here, strict=True))
+        score += 2 * _alike(words[i + 1] if i + 1 < len(words) else frozenset(), below)
+        scored.append((score, i, rest))
+    best = sorted(scored, reverse=True)
+    return list(dict.fromkeys(rest for _, _, rest in best))[:count]
