@@ -1,0 +1,162 @@
+"""The settings: one TOML file, overridden by STOPGAP_* variables. Every key is documented here and only here.
+
+Knows nothing of what the settings do. `stopgap config` prints `effective()`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import platformdirs
+
+from .paths import slug
+
+
+class ConfigError(Exception):
+    """The file or a variable cannot be used; `str()` is one line that says what to change."""
+
+
+def _key(default: Any, doc: str, *choices: str, least: float = 0) -> Any:
+    return field(default=default, metadata={"doc": doc, "choices": choices, "least": least})
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Effective settings; one field per key of the file, the variable is STOPGAP_<KEY>."""
+
+    model: str = _key(
+        "starter", '"starter" (shipped with stopgap), or the folder of a DiffusionGemma checkpoint.'
+    )
+    engine: Literal["stopgap", "transformers"] = _key(
+        "stopgap",
+        "Which implementation runs the model; transformers is the slow reference.",
+        "stopgap",
+        "transformers",
+    )
+    device: str = _key("auto", '"auto", "cpu", "cuda" or "cuda:N".')
+    threads: int = _key(0, "CPU threads of the model; 0 lets it choose.")
+    idle_minutes: float = _key(
+        10.0, "Free the model's memory after so many minutes without a request; 0: never."
+    )
+    exit_minutes: float = _key(60.0, "Exit after so many minutes without any client; 0: never.")
+    headroom_mb: int = _key(
+        0, "Give GPU memory back when other processes leave less than this free, in MiB; 0: never."
+    )
+    pause_on_battery: bool = _key(False, "Refuse fills and free the model's memory while running on battery.")
+    max_queue: int = _key(64, 'Requests that may wait at once; more are answered "busy".', least=1)
+    debug_log: bool = _key(False, "Write requests to the log, INCLUDING YOUR CODE; for hunting a bug only.")
+
+    @property
+    def key(self) -> str:
+        """Names the daemon of this user for this model: one process, one socket."""
+        if self.model == "starter" and self.engine == "stopgap":
+            return "starter"
+        digest = hashlib.sha256(f"{self.engine}\0{self.model}".encode()).hexdigest()[:8]
+        return f"{slug(Path(self.model).name)}-{digest}"
+
+    @property
+    def hash(self) -> str:
+        """Equal for equal settings; `Hello` carries it, so that a daemon with old settings gets replaced."""
+        return hashlib.sha256(repr(sorted(dataclasses.asdict(self).items())).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One line of `stopgap config`."""
+
+    key: str
+    value: str | int | float | bool
+    origin: str
+    """"default", the file, or the variable."""
+    doc: str
+
+
+def config_path(environ: Mapping[str, str] = os.environ) -> Path:
+    """STOPGAP_CONFIG, else `config.toml` in the user's configuration folder."""
+    given = environ.get("STOPGAP_CONFIG", "")
+    return Path(given) if given else Path(platformdirs.user_config_dir("stopgap", False)) / "config.toml"
+
+
+def load(environ: Mapping[str, str] = os.environ) -> Config:
+    """The effective settings.
+
+    Raises:
+        ConfigError: the file is not TOML, a key is unknown or a value does not fit.
+    """
+    values: dict[str, Any] = {setting.key: setting.value for setting in effective(environ)}
+    return Config(**values)
+
+
+def effective(environ: Mapping[str, str] = os.environ) -> list[Setting]:
+    """Every key with its value and where the value comes from, in the order of `Config`."""
+    path = config_path(environ)
+    from_file = _read(path)
+    known = {item.name: item for item in dataclasses.fields(Config)}
+    for name in from_file:
+        if name not in known:
+            raise ConfigError(f"{path}: there is no setting {name!r}{_nearest(name, list(known))}")
+    hints = get_type_hints(Config)
+    settings = []
+    for name, item in known.items():
+        variable = f"STOPGAP_{name.upper()}"
+        kind = hints[name] if isinstance(hints[name], type) else str
+        value, origin = item.default, "default"
+        if variable in environ:
+            value, origin = _parse(environ[variable], kind, variable), variable
+        elif name in from_file:
+            value, origin = from_file[name], str(path)
+        settings.append(Setting(name, _checked(value, kind, item, origin), origin, item.metadata["doc"]))
+    return settings
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1, 0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; the settings are {', '.join(known)}"
+
+
+def _parse(text: str, kind: type, variable: str) -> Any:
+    if kind is bool:
+        words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+        if text.lower() not in words:
+            raise ConfigError(f"{variable}={text!r}: true or false was expected")
+        return words[text.lower()]
+    try:
+        return kind(text)
+    except ValueError:
+        raise ConfigError(f"{variable}={text!r}: a number was expected") from None
+
+
+def _checked(value: Any, kind: Any, item: dataclasses.Field[Any], origin: str) -> Any:
+    where = f"{origin}: {item.name}" if origin != "default" else item.name
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind]
+        raise ConfigError(f"{where} = {value!r}: {wanted} was expected")
+    choices = item.metadata["choices"]
+    if choices and value not in choices:
+        raise ConfigError(f"{where} = {value!r}: one of {', '.join(choices)} was expected")
+    if kind in {int, float} and not item.metadata["least"] <= value < 1e9:
+        raise ConfigError(f"{where} = {value!r}: a number from {item.metadata['least']} to 1e9 was expected")
+    if kind is str and not value:
+        raise ConfigError(f"{where} is empty")
+    return value

@@ -1,0 +1,97 @@
+"""Where a daemon's files are: socket, locks, log. One set of files per user and model.
+
+Knows nothing of what is written into them. `STOPGAP_RUNTIME_DIR` and `STOPGAP_STATE_DIR` move everything,
+which is how tests and several installations keep apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+LONGEST_SOCKET = 100
+"""Bytes. `sun_path` holds 108 on Linux and 104 on macOS, the final zero included; a longer path fails in
+`bind` with "AF_UNIX path too long", typically for people with long home or TMPDIR names."""
+
+
+class PathsError(Exception):
+    """The runtime folder cannot be trusted; `str()` is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The files of one daemon."""
+
+    socket: Path
+    lock: Path
+    """Held with flock by the daemon for its whole life; contains its pid."""
+    spawn_lock: Path
+    """Held with flock by the client that is starting a daemon, so that ten clients start one process."""
+    log: Path
+    errors: Path
+    """stderr of the daemon process; truncated at every start."""
+    stats: Path
+
+
+def place(key: str) -> Place:
+    """The files of the daemon for `key` (`Config.key`); creates the folders.
+
+    Raises:
+        PathsError: the runtime folder belongs to someone else or others may enter it.
+    """
+    runtime, state = runtime_dir(key), state_dir()
+    return Place(
+        socket=runtime / f"{key}.sock",
+        lock=runtime / f"{key}.lock",
+        spawn_lock=runtime / f"{key}.spawn",
+        log=state / f"{key}.log",
+        errors=state / f"{key}.err",
+        stats=state / "stats.json",
+    )
+
+
+def runtime_dir(key: str) -> Path:
+    """A folder of mode 0700 owned by this user, short enough for `key`'s socket."""
+    if wanted := os.environ.get("STOPGAP_RUNTIME_DIR", ""):
+        folder = Path(wanted)
+    elif base := os.environ.get("XDG_RUNTIME_DIR", ""):
+        folder = Path(base) / "stopgap"
+    elif os.name == "nt":
+        folder = Path(platformdirs.user_runtime_dir("stopgap", False))
+    else:
+        folder = Path(tempfile.gettempdir()) / f"stopgap-{os.getuid()}"
+    if os.name != "nt" and len(os.fsencode(folder / f"{key}.sock")) > LONGEST_SOCKET:
+        digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]
+        folder = Path("/tmp") / f"stopgap-{os.getuid()}-{digest}"
+    return _private(folder)
+
+
+def state_dir() -> Path:
+    """Where log and counters live; mode 0700."""
+    wanted = os.environ.get("STOPGAP_STATE_DIR", "")
+    return _private(Path(wanted) if wanted else Path(platformdirs.user_state_dir("stopgap", False)))
+
+
+def slug(name: str) -> str:
+    """`name` as a file name of at most 24 characters."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:24] or "model"
+
+
+def _private(folder: Path) -> Path:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if os.name == "nt":
+        return folder
+    # lstat: a symlink planted in a shared /tmp must not lead us into somebody else's folder.
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise PathsError(f"{folder} is not a folder of yours; set STOPGAP_RUNTIME_DIR to one that is")
+    if found.st_mode & 0o077:
+        folder.chmod(0o700)
+    return folder
