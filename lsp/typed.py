@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, replace
+from itertools import repeat
 
 from .ghost import CLOSERS, Ghost, is_subsequence, without_common_tail
 
@@ -83,20 +84,13 @@ class TypedThrough:
         if not entry.ghosts:
             return () if len(typed) == entry.indent and not typed.strip() and not closed else None
         at_line_start = entry.head[-1:] in {b"", b"\n", b"\r"}
-        left = tuple(
-            shown
-            for ghost in entry.ghosts
-            if (
-                shown := _rest(
-                    ghost, typed, data[cursor : cursor + closed_length + ghost.over], at_line_start
-                )
-            )
-        )
-        return left or None
+        over = [data[cursor : behind + ghost.over] for ghost in entry.ghosts]
+        left = map(_rest, entry.ghosts, repeat(typed), over, repeat(at_line_start))
+        return tuple(ghost for ghost in left if ghost is not None) or None
 
 
 def _rest(ghost: Ghost, typed: bytes, over: bytes, at_line_start: bool) -> Ghost | None:
-    """The ghost once `typed` stands before the cursor and `over` behind it is replaced; None if it differs."""
+    """The ghost once `typed` stands before the cursor and `over` behind it goes; None if it differs."""
     if ghost.insert.startswith(typed):
         insert, back = ghost.insert[len(typed) :], 0
     else:

@@ -67,10 +67,11 @@ def test_only_closing_text_behind_the_cursor_is_inert(rest: str, inert: bool) ->
 TEXT = st.text(alphabet="ab()\n é", max_size=12)
 
 
-@given(TEXT, TEXT, TEXT, TEXT, TEXT, st.sampled_from(["", "typed", "over", "both"]))
+@given(st.tuples(TEXT, TEXT, TEXT, TEXT), TEXT, st.sampled_from(["", "typed", "over", "both"]))
 def test_nothing_outside_the_hole_and_nothing_typed_is_ever_lost(
-    head: str, typed: str, over: str, tail: str, new: str, keeps: str
+    document: tuple[str, str, str, str], new: str, keeps: str
 ) -> None:
+    head, typed, over, tail = document
     fill = (typed if keeps in {"typed", "both"} else "") + new + (over if keeps in {"over", "both"} else "")
     data = (head + typed + over + tail).encode()
     cursor = len((head + typed).encode())
