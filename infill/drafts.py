@@ -8,7 +8,7 @@ they are, only denoised and judged.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Generator, Sequence
 
 import torch
 from torch import Tensor
@@ -24,17 +24,18 @@ def left_to_right(
     cache: PrefixCache,
     last: Tensor,
     *,
-    end: int,
+    ends: Container[int],
     banned: Tensor,
     max_tokens: int,
     first: Sequence[int] | None = None,
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
-) -> Iterator[list[int]]:
+) -> Generator[list[int]]:
     """Continue the prefix causally through the encoder and its tied head; yields the draft after every token.
 
     last     [1, D] hidden state of the prefix's last token
-    banned   [V] bool; must leave `end` allowed, which ends the draft and is not part of it
+    ends     ids that end the draft and are not part of it
+    banned   [V] bool; ids the draft may not hold; must leave `ends` allowed
     first    ids allowed for the first token (token healing)
     The cache is cropped back to the prefix when the iterator ends or is closed.
     """
@@ -51,7 +52,7 @@ def left_to_right(
                 id_ = int(torch.multinomial(torch.softmax(logits / temperature, -1), 1, generator=generator))
             else:
                 id_ = int(logits.argmax())
-            if id_ == end:
+            if id_ in ends:
                 return
             draft.append(id_)
             yield draft

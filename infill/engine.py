@@ -1,0 +1,176 @@
+"""The façade: a request in, drafts out, one outcome; and what outlives a request (weights, prefix caches).
+
+Knows no socket, client, thread or wall clock (one is passed in), and no model family beyond what the model
+folder's stopgap.json says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from . import context, holes, languages
+from .contract import Draft, EngineInfo, FillError, FillRequest, Outcome
+from .filling import Filling, Warm
+from .model import Model
+from .prefix import PrefixCache
+from .prompt import InfillMarkers, infill_prompt
+from .strategy import Strategy
+from .syntax import Gate
+from .tokenizer import Tokenizer
+
+STARTER = Path(__file__).parent / "starter"
+
+
+@dataclass(slots=True)
+class _Document:
+    """What is kept of one document between requests."""
+
+    cache: PrefixCache
+    warm: Warm | None = None
+    busy: bool = False
+
+
+class InfillEngine:
+    """The `contract.Engine` for plain infillers such as the starter."""
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        card: dict[str, object],
+        *,
+        clock: Callable[[], float],
+        strategy: Strategy | None = None,
+        cache_budget: int = 256 << 20,
+    ) -> None:
+        """`card` is stopgap.json; `cache_budget` bounds all prefix caches together, in bytes."""
+        self.model, self.tokenizer, self.card, self.clock = model, tokenizer, card, clock
+        self.strategy = strategy or Strategy()
+        self.cache_budget = cache_budget
+        self.markers = _markers(tokenizer)
+        self._documents: OrderedDict[str, _Document] = OrderedDict()
+
+    def fill(self, request: FillRequest, stop: Callable[[], bool]) -> Iterator[Draft | Outcome]:
+        """See `contract.Engine`. Problems with the request are raised before the first draft."""
+        started = self.clock()
+        source = holes.parse(request.source, languages.by_name(request.language))
+        hole = holes.locate(source, request)
+        gate = Gate(source, hole, allow_unchecked=request.allow_unchecked)
+        prompt, overlap, tail = self._prompt(source, hole, request)
+        document = self._document(request.document, len(prompt))
+        filling = Filling(
+            self.model, self.tokenizer, self.markers, self.strategy, request, source, hole, gate,
+            clock=self.clock, stop=stop, started=started,
+        )  # fmt: skip
+        document.busy = True
+        try:
+            yield from filling.frames(document.cache, prompt, overlap, tail, document.warm)
+        finally:
+            document.busy = False
+        document.warm = filling.warm
+        yield filling.outcome(str(self.card["name"]), len(prompt))
+
+    def _prompt(
+        self, source: holes.Source, hole: holes.Hole, request: FillRequest
+    ) -> tuple[list[int], bytes, list[int]]:
+        """Encoder ids; the bytes before the hole that are left to the fill's first token; the suffix's ids."""
+        count = self.strategy.context
+        pieces = context.gather(
+            source, hole, snippets=request.snippets, budget=count, bytes_per_token=3.0,
+            count=lambda text: len(self.tokenizer.encode(text)),
+        )  # fmt: skip
+        overlap = _open_word(pieces.prefix) if hole.scope == "token" else b""
+        prefix = pieces.prefix[: len(pieces.prefix) - len(overlap)]
+        suffix = self.tokenizer.encode(pieces.suffix)
+        ids = infill_prompt(self.tokenizer.encode(pieces.snippets), self.tokenizer.encode(prefix), suffix, self.markers)
+        return ids, overlap, suffix
+
+    def _document(self, name: str, tokens: int) -> _Document:
+        """The document's cache, most recently used last; older ones go when the budget is exceeded."""
+        needed = tokens + self.strategy.slots * 2 + self.strategy.tail
+        known = self._documents.pop(name, None) if name else None
+        if known is None or known.busy or known.cache.capacity < needed:
+            known = _Document(self.model.new_cache(max(needed, self.strategy.context + 256)))
+        if name:
+            self._documents[name] = known
+            while len(self._documents) > 1 and self._cache_bytes() > self.cache_budget:
+                self._documents.popitem(last=False)
+        return known
+
+    def _cache_bytes(self) -> int:
+        return sum(document.cache.nbytes for document in self._documents.values())
+
+    def info(self) -> EngineInfo:
+        return EngineInfo(
+            model=str(self.card["name"]),
+            device=str(self.model.device),
+            dtype=str(self.model.dtype).removeprefix("torch."),
+            kernels="torch",
+            parameters=self.model.parameters,
+            weight_bytes=self.model.nbytes,
+            cache_bytes=self._cache_bytes(),
+            instructions=False,
+            languages=tuple(self.card.get("languages", ())),  # type: ignore[arg-type]
+        )
+
+    def drop_caches(self) -> None:
+        self._documents.clear()
+
+
+def _open_word(prefix: bytes) -> bytes:
+    """The piece of a word the prefix ends in; at most 32 bytes of it, else b""."""
+    text = prefix[-64:].decode(errors="ignore")
+    word = text[len(text.rstrip("_" + "".join(c for c in set(text) if c.isalnum()))) :]
+    return word.encode() if len(word) <= 32 else b""
+
+
+def _markers(tokenizer: Tokenizer) -> InfillMarkers:
+    names = {"bos": "<bos>", "suffix": "<suf>", "prefix": "<pre>", "end": "<end>", "delete": "<del>"}
+    missing = [token for token in names.values() if token not in tokenizer.special]
+    if missing:
+        raise FillError(f"the tokenizer has no {', '.join(missing)}: not a stopgap infill model")
+    return InfillMarkers(**{field: tokenizer.special[token] for field, token in names.items()})
+
+
+def load_engine(
+    model: str,
+    *,
+    engine: Literal["stopgap", "transformers"],
+    device: str,
+    threads: int | None,
+    clock: Callable[[], float],
+    progress: Callable[[str, float], None],
+    strategy: Strategy | None = None,
+    cache_budget: int = 256 << 20,
+) -> InfillEngine:
+    """The engine for `model`: "starter" or a model folder.
+
+    `engine="transformers"` runs the same fills over the reference implementation, for comparison.
+    Raises FillError, with the remedy, before anything is half loaded.
+    """
+    folder = STARTER if model == "starter" else Path(model).expanduser()
+    if not (folder / "config.json").is_file():
+        raise FillError(f'no model at {folder}: name a folder with config.json, or use "starter"')
+    progress("tokenizer", 0.0)
+    tokenizer = Tokenizer(folder / "tokenizer.json")
+    try:
+        card: dict[str, object] = json.loads((folder / "stopgap.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError) as error:
+        raise FillError(f"{folder / 'stopgap.json'} cannot be read: {error}") from None
+    card.setdefault("name", folder.name)
+    progress("weights", 0.1)
+    if engine == "transformers":
+        from .reference import load_reference
+
+        loaded: Model = load_reference(folder, device=device, threads=threads)
+    else:
+        from .weights import load_model
+
+        loaded = load_model(folder, device=device, threads=threads)
+    progress("ready", 1.0)
+    return InfillEngine(loaded, tokenizer, card, clock=clock, strategy=strategy, cache_budget=cache_budget)

@@ -1,0 +1,48 @@
+"""Every choice the engine makes that an experiment may turn: one frozen record, with the shipped defaults.
+
+Knows nothing but numbers. LOG.md says what each default won by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .sampler import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """How a hole becomes rows, and rows become fills.
+
+    schedule       the sampler's
+    context        tokens of context, prefix and suffix together
+    suffix_share   share of `context` the suffix may take
+    tail           clamped suffix tokens in the canvas; 0 leaves the suffix to the encoder alone
+    slots          widest hole of one canvas; longer holes run as several
+    overlap        slots of a canvas that are denoised again at the head of the next
+    rows           canvases denoised side by side
+    drafts         left-to-right drafts among them (the first greedy, the rest sampled)
+    retrieved      seeds from similar lines of the file among them
+    lengths        quantiles of the length prior that the noise rows try
+    denoise        False judges seeds as they are (for ablations)
+    repairs        rounds of renoising what the gate refused
+    warm           start from the last fill of the document when what was typed agrees with it
+    warm_steps     cap on steps of such a start
+    rank           "causal": likelihood of the fill and its end through the encoder; "canvas": the denoiser's own
+    """
+
+    schedule: Schedule = field(default_factory=Schedule)
+    context: int = 448
+    suffix_share: float = 0.35
+    tail: int = 32
+    slots: int = 96
+    overlap: int = 16
+    rows: int = 4
+    drafts: int = 1
+    retrieved: int = 1
+    lengths: tuple[float, ...] = (0.5, 0.75)
+    denoise: bool = True
+    repairs: int = 2
+    warm: bool = True
+    warm_steps: int = 3
+    rank: str = "causal"
