@@ -1,0 +1,235 @@
+"""The layer math of DiffusionGemma, as plain differentiable functions over packed weights.
+
+Knows no cache, no files and no sampling: `block` is told how to attend by a callable, so the runtime, which
+writes into a prefix cache, and training, which does not, share every line. Encoder and decoder are the same
+layers but for `scalar`.
+
+Packing rearranges a checkpoint's tensors without changing what is computed:
+- A norm in front of a matrix moves its weight into the matrix. The residual is then normalised once for the
+  MLP, the router and the experts together.
+- √width moves out of every norm into what follows it: `unit` returns x / √(|x|² + width·eps), one vector norm
+  and no mean. An RMS norm is √width times that.
+- Queries, keys and values come from one matrix with rows ordered [group, key/value head, head_dim], so that
+  folding the query heads that share a key head into query rows is a view.
+- A single expert is only a second MLP: it joins the first one's matrices and its router is dropped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stopgap.kernels.experts import experts
+
+from .model_config import LayerShape, ModelConfig, Rope
+
+
+class Matrix(Protocol):
+    """A weight that rows are multiplied with: [n, in] to [n, out]. Dense or quantised."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """A full-precision weight, [in, out]; the transpose of what checkpoints store, without copying it."""
+
+    weight: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.mm(self.weight)
+
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(q [T, G, K, hd], k [T, K, hd], v [T, K, hd]) to [T, G*K*hd]; scores are not scaled."""
+
+Tables = tuple[Tensor, Tensor]
+"""Cosine and signed sine, [T, 1, 1, hd], of one kind of layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """More than one expert, see `kernels.experts`."""
+
+    router: Tensor
+    gate_up: Tensor
+    down: Tensor
+    top_k: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer's packed weights. Vectors are [D] unless said."""
+
+    shape: LayerShape
+    qkv: Matrix
+    qk_norm: Tensor
+    """[G + 1, K, hd]: the query norm once per group, then the key norm."""
+    out: Matrix
+    attention_norm: Tensor
+    gate_up: Matrix
+    down: Matrix
+    expert_down: Matrix | None
+    """Of a single expert, whose gate and up rows are part of `gate_up`."""
+    mixture: Mixture | None
+    mlp_width: int
+    mlp_norm: Tensor
+    expert_norm: Tensor
+    feedforward_norm: Tensor
+    encoder_scalar: float
+    decoder_scalar: float
+
+
+@dataclass(frozen=True, slots=True)
+class SelfConditioning:
+    """The gated MLP that reads the last step's soft embedding."""
+
+    gate_up: Matrix
+    down: Matrix
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A whole model. `embedding` [V, D] is also the head, as `head` in whatever precision that runs."""
+
+    embedding: Tensor
+    head: Matrix
+    norm: Tensor
+    self_conditioning: SelfConditioning
+    layers: tuple[Layer, ...]
+
+
+def pack_layer(
+    raw: Mapping[str, Tensor], config: ModelConfig, index: int, dense: Callable[[Tensor], Matrix] = Dense
+) -> Layer:
+    """Pack layer `index` from its checkpoint tensors, named as in the checkpoint below `layers.<index>.`, with
+    `encoder.layer_scalar` for the encoder's. Differentiable in every tensor but the scalars. `dense` makes a
+    `Matrix` of an [in, out] tensor."""
+    shape, model = config.layers[index], math.sqrt(config.hidden_size)
+    kv, groups, width = shape.kv_heads, shape.groups, shape.head_dim
+    query = raw["self_attn.q_proj.weight"].view(kv, groups, width, -1).transpose(0, 1).flatten(0, 2)
+    values = (raw["self_attn.v_proj.weight"],) if shape.sliding else ()
+    qkv = torch.cat((query, raw["self_attn.k_proj.weight"], *values)) * (raw["input_layernorm.weight"] * model)
+    out = raw["self_attn.o_proj.weight"].view(-1, kv, groups, width).transpose(1, 2).flatten(1)
+    qk_norm = torch.cat(
+        (
+            raw["self_attn.q_norm.weight"].expand(groups, kv, width),
+            raw["self_attn.k_norm.weight"].expand(1, kv, width),
+        )
+    )
+    before = raw["pre_feedforward_layernorm.weight"] * model
+    before_experts = raw["pre_feedforward_layernorm_2.weight"] * model
+    gate, up = raw["mlp.gate_proj.weight"] * before, raw["mlp.up_proj.weight"] * before
+    expert_gate_up = raw["experts.gate_up_proj"] * before_experts
+    expert_down = raw["experts.down_proj"] * raw["router.per_expert_scale"][:, None, None]
+    single, mixture = None, None
+    if config.num_experts == 1:
+        expert_gate, expert_up = expert_gate_up[0].chunk(2)
+        gate, up = torch.cat((gate, expert_gate)), torch.cat((up, expert_up))
+        single = dense(expert_down[0].T)
+    else:
+        router = raw["router.proj.weight"] * raw["router.scale"]  # √D times 1/√D, the router's own scale
+        mixture = Mixture(router.T, expert_gate_up.mT, expert_down.mT, config.top_k_experts)
+    return Layer(
+        shape=shape,
+        qkv=dense(qkv.T),
+        qk_norm=qk_norm * math.sqrt(width),
+        out=dense((out * math.sqrt(width)).T),
+        attention_norm=raw["post_attention_layernorm.weight"] * model,
+        gate_up=dense(torch.cat((gate, up)).T),
+        down=dense(raw["mlp.down_proj.weight"].T),
+        expert_down=single,
+        mixture=mixture,
+        mlp_width=config.intermediate_size,
+        mlp_norm=raw["post_feedforward_layernorm_1.weight"] * model,
+        expert_norm=raw["post_feedforward_layernorm_2.weight"] * model,
+        feedforward_norm=raw["post_feedforward_layernorm.weight"] * model,
+        encoder_scalar=float(raw["encoder.layer_scalar"]),
+        decoder_scalar=float(raw["layer_scalar"]),
+    )
+
+
+def pack_self_conditioning(
+    raw: Mapping[str, Tensor], config: ModelConfig, dense: Callable[[Tensor], Matrix] = Dense
+) -> SelfConditioning:
+    """Pack the tensors named as in the checkpoint below `self_conditioning.`."""
+    before = raw["pre_norm.weight"] * math.sqrt(config.hidden_size)
+    gate_up = torch.cat((raw["gate_proj.weight"], raw["up_proj.weight"])) * before
+    return SelfConditioning(dense(gate_up.T), dense(raw["down_proj.weight"].T))
+
+
+def unit(x: Tensor, eps: float) -> Tensor:
+    """x / √(|x|² + width·eps) over the last axis, computed in fp32."""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    return (x / torch.hypot(length, _floor(eps, x.shape[-1]))).to(x.dtype)
+
+
+@cache
+def _floor(eps: float, width: int) -> Tensor:
+    with torch.inference_mode(False):  # shared with training, which may save it for backward
+        return torch.tensor(math.sqrt(eps * width))
+
+
+def rope_tables(rope: Rope, head_dim: int, positions: Tensor, dtype: torch.dtype) -> Tables:
+    """Tables for `rotate` at `positions` [T]. The sine carries the sign of the half that it multiplies."""
+    turning = int(rope.rotated * head_dim // 2)
+    exponents = torch.arange(0, 2 * turning, 2, device=positions.device, dtype=torch.float32) / head_dim
+    frequencies = F.pad(rope.theta**-exponents / rope.factor, (0, head_dim // 2 - turning))
+    angles = positions.float()[:, None] * frequencies
+    cos, sin = angles.cos(), angles.sin()
+    shape = (-1, 1, 1, head_dim)
+    return torch.cat((cos, cos), -1).to(dtype).view(shape), torch.cat((-sin, sin), -1).to(dtype).view(shape)
+
+
+def rotate(x: Tensor, tables: Tables) -> Tensor:
+    """Rotary positions on x [T, …, hd], halves paired (not neighbours)."""
+    cos, sin = tables
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+def attention(layer: Layer, x: Tensor, tables: Tables, attend: Attend, eps: float) -> Tensor:
+    """x [T, D], the input's `unit`. A full layer has no value rows: its values are its keys, unrotated."""
+    shape = layer.shape
+    heads = unit(layer.qkv(x).view(x.shape[0], -1, shape.kv_heads, shape.head_dim), eps)
+    turned = rotate(heads[:, : shape.groups + 1] * layer.qk_norm, tables)
+    return layer.out(attend(turned[:, :-1], turned[:, -1], heads[:, -1]))
+
+
+def feedforward(layer: Layer, x: Tensor, eps: float) -> Tensor:
+    """MLP plus experts on x [T, D], the residual's `unit`; each side's own norm applied."""
+    gate, up = layer.gate_up(x).chunk(2, dim=-1)
+    hidden = F.gelu(gate, approximate="tanh") * up
+    if layer.mixture is not None:
+        mixture = layer.mixture
+        routed = experts(x, x.mm(mixture.router), mixture.gate_up, mixture.down, mixture.top_k)
+        shared = layer.down(hidden)
+    else:
+        assert layer.expert_down is not None
+        shared, routed = layer.down(hidden[:, : layer.mlp_width]), layer.expert_down(hidden[:, layer.mlp_width :])
+    return torch.addcmul(unit(shared, eps) * layer.mlp_norm, unit(routed, eps), layer.expert_norm)
+
+
+def block(layer: Layer, x: Tensor, tables: Tables, attend: Attend, scalar: float, eps: float) -> Tensor:
+    """One layer: x [T, D] to [T, D]."""
+    attended = attention(layer, unit(x, eps), tables, attend, eps)
+    x = torch.addcmul(x, unit(attended, eps), layer.attention_norm)
+    x = torch.addcmul(x, unit(feedforward(layer, unit(x, eps), eps), eps), layer.feedforward_norm)
+    return x if scalar == 1.0 else x * scalar
+
+
+def self_condition(weights: SelfConditioning, embedded: Tensor, soft: Tensor | None, eps: float) -> Tensor:
+    """Canvas input [T, D]: its tokens' scaled embeddings plus what `soft`, the last step's, adds.
+
+    No `soft` is the first step; the reference then feeds zeros, which this MLP maps to zeros.
+    """
+    if soft is not None:
+        gate, up = weights.gate_up(unit(soft, eps)).chunk(2, dim=-1)
+        embedded = embedded + weights.down(F.gelu(gate, approximate="tanh") * up)
+    return unit(embedded, eps) * math.sqrt(embedded.shape[-1])

@@ -1,0 +1,165 @@
+"""DiffusionGemma for inference: a causal encoder and a bidirectional decoder over one set of weights.
+
+Knows no text, tokenizer, sampler or clock. One forward pass serves both sides: encoding appends to the prefix
+cache, denoising and scoring write behind it and leave it as it was. The layer math is in `layers`, the cache
+and who sees what in `prefix`, reading weights in `weights`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stopgap.kernels.head import head as denoise_head
+
+from .layers import Weights, block, self_condition, unit
+from .model_config import ModelConfig, ModelError
+from .prefix import PrefixCache, Window
+
+__all__ = ["Denoised", "Model", "ModelConfig", "ModelError", "PrefixCache"]
+
+CHUNK = 256
+"""Most tokens encoded at once: bounds the attention mask, and lets early tokens skip late keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Denoised:
+    """One denoising step of N free slots, in row-major order of `free`.
+
+    All of it is read from one distribution: soft-capped, divided by the temperature, without banned tokens.
+    """
+
+    argmax: Tensor
+    """[N] int64"""
+    sample: Tensor
+    """[N] int64, drawn from the distribution, or the argmax if no noise was given"""
+    entropy: Tensor
+    """[N] fp32, nats"""
+    logprob: Tensor
+    """[N] fp32, of `argmax`, natural logarithm"""
+    conditioning: Tensor
+    """[B, C, D], to be passed to the next step: the expected embedding of free slots, the token's own
+    embedding of clamped ones, zeros behind a row's end."""
+
+
+class Model:
+    """Weights on one device. Not for two threads at once."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, name: str = "model") -> None:
+        self.config = config
+        self.weights = weights
+        self.name = name
+        self.device = weights.embedding.device
+        self.dtype = weights.embedding.dtype
+        self._scale = math.sqrt(config.hidden_size)
+
+    def new_cache(self, capacity: int, scratch: int | None = None) -> PrefixCache:
+        """A cache for `capacity` prompt tokens and `scratch` canvas slots at once (default: four canvases)."""
+        room = 4 * self.config.canvas_length if scratch is None else scratch
+        return PrefixCache(self.config, capacity, room, self.device, self.dtype)
+
+    @torch.inference_mode()
+    def encode(self, cache: PrefixCache, ids: Sequence[int]) -> Tensor:
+        """Append `ids` to the prefix; returns their final hidden states [n, D], which `head` takes.
+
+        The same up to rounding however the ids are cut into calls. Raises `ModelError` if they do not fit.
+        """
+        if len(cache) + len(ids) > cache.capacity:
+            cache.append_window(len(ids))
+        hidden = [torch.empty((0, self.config.hidden_size), device=self.device, dtype=self.dtype)]
+        for start in range(0, len(ids), CHUNK):
+            chunk = list(ids[start : start + CHUNK])
+            window = cache.append_window(len(chunk))
+            tokens = torch.tensor(chunk, device=self.device)
+            hidden.append(self._forward(self._embed(tokens), window, decoder=False))
+            cache.ids.extend(chunk)
+        return hidden[-1] if len(hidden) == 2 else torch.cat(hidden)
+
+    @torch.inference_mode()
+    def head(self, hidden: Tensor) -> Tensor:
+        """Hidden states [n, D] to soft-capped logits [n, V], fp32."""
+        cap = self.config.softcap
+        return (self.weights.head(hidden).float() / cap).tanh_().mul_(cap)
+
+    @torch.inference_mode()
+    def denoise(
+        self,
+        cache: PrefixCache,
+        canvas: Tensor,
+        free: Tensor,
+        *,
+        lengths: Sequence[int] | None = None,
+        conditioning: Tensor | None = None,
+        temperature: float = 1.0,
+        banned: Tensor | None = None,
+        allowed: Mapping[int, Tensor] | None = None,
+        gumbel: Tensor | torch.Generator | None = None,
+    ) -> Denoised:
+        """One step: every canvas row sees the prefix and all of itself; the head runs for free slots only.
+
+        canvas [B, C] int64; free [B, C] bool; lengths: slots used per row (default all C; no slot behind
+        that may be free); conditioning [B, C, D] from the step before, None at the first; banned [V] bool;
+        allowed: number of a free slot to the only ids it may hold; gumbel: noise [N, V], a generator, or None
+        for greedy samples. The cache keeps its length, its scratch slots are overwritten.
+        """
+        rows, width = canvas.shape
+        window = cache.canvas_window([width] * rows if lengths is None else lengths, width)
+        tokens, is_free = canvas.reshape(-1), free.reshape(-1)
+        soft = None if conditioning is None else conditioning.reshape(rows * width, -1)
+        if (keep := window.keep) is not None:
+            tokens, is_free = tokens[keep], is_free[keep]
+            soft = None if soft is None else soft[keep]
+        embedded = self._embed(tokens)
+        slots = is_free.nonzero().squeeze(-1)
+        x = self_condition(self.weights.self_conditioning, embedded, soft, self.config.rms_norm_eps)
+        hidden = self._forward(x, window, decoder=True)[slots]
+        step = denoise_head(
+            self.weights.head(hidden),
+            softcap=self.config.softcap,
+            temperature=temperature,
+            banned=banned,
+            allowed=allowed,
+            noise=gumbel,
+        )
+        expected = step.probabilities.to(self.dtype).mm(self.weights.embedding) * self._scale
+        following = embedded.index_copy(0, slots, expected)
+        if keep is not None:
+            padded = following.new_zeros((rows * width, self.config.hidden_size))
+            following = padded.index_copy_(0, keep, following)
+        return Denoised(step.argmax, step.sample, step.entropy, step.logprob, following.view(rows, width, -1))
+
+    @torch.inference_mode()
+    def score(self, cache: PrefixCache, rows: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Per row, the log-probability [len(row)] fp32 of each of its tokens, left to right, after the prefix.
+
+        The rows do not see each other and the cache stays as it was. Needs at least one encoded token.
+        """
+        if not cache.ids:
+            raise ModelError("scoring needs at least one encoded token before the rows")
+        rows = [list(row) for row in rows]
+        lengths = [len(row) for row in rows]
+        if not sum(lengths):
+            return [torch.zeros(0) for _ in rows]
+        tokens = torch.tensor([cache.ids[-1], *(token for row in rows for token in row)], device=self.device)
+        hidden = self._forward(self._embed(tokens), cache.score_window(lengths), decoder=False)
+        # Token t of a row is judged by the state before it; the first one of every row by the shared state 0.
+        before = torch.arange(len(tokens) - 1)
+        starts = torch.tensor([sum(lengths[:index]) for index, length in enumerate(lengths) if length])
+        before[starts] = 0
+        logs = self.head(hidden[before.to(self.device)]).log_softmax(-1)
+        return list(torch.split(logs.gather(1, tokens[1:, None]).squeeze(1), lengths))
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        return self.weights.embedding[tokens] * self._scale
+
+    def _forward(self, x: Tensor, window: Window, *, decoder: bool) -> Tensor:
+        """x [T, D] through all layers and the final norm."""
+        eps = self.config.rms_norm_eps
+        for layer, span in zip(self.weights.layers, window.spans, strict=True):
+            scalar = layer.decoder_scalar if decoder else layer.encoder_scalar
+            x = block(layer, x, span.tables, span.attend, scalar, eps)
+        return unit(x, eps) * self.weights.norm

@@ -1,0 +1,205 @@
+"""The prefix cache: the encoder's keys and values, written once, read by any number of canvas rows.
+
+Knows nothing of weights, sampling or requests. Sliding layers keep every token too: a crop then stays exact
+behind the window, which matters more at our few thousand tokens of context than the memory it costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .layers import Tables, rope_tables
+from .model_config import ModelConfig, ModelError
+
+NOWHERE = -2
+"""Row number of a key that nobody may see."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One layer's place in a window: where new keys and values go and what the new tokens see."""
+
+    new_keys: Tensor
+    """[K, T, hd], a view into the cache"""
+    new_values: Tensor
+    keys: Tensor
+    """[1, K, L, hd], a view: the visible prefix and the T new tokens"""
+    values: Tensor
+    mask: Tensor | None
+    """[T*G, L], added to the scores"""
+    tables: Tables
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See `layers.Attend`. The query heads that share a key head become query rows: exact, since every
+        row of a token has the same mask, and neither keys nor values are repeated or copied."""
+        self.new_keys.copy_(k.transpose(0, 1))
+        self.new_values.copy_(v.transpose(0, 1))
+        tokens, groups, kv_heads, width = q.shape
+        rows = q.reshape(1, tokens * groups, kv_heads, width).transpose(1, 2)
+        out = F.scaled_dot_product_attention(rows, self.keys, self.values, self.mask, scale=1.0)
+        return out.transpose(1, 2).reshape(tokens, groups * kv_heads * width)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """T new tokens behind the prefix, rows one after the other without padding; one span per layer."""
+
+    spans: tuple[Span, ...]
+    keep: Tensor | None
+    """Flat indices of the T tokens in the padded [B, C] canvas; None if that has no padding."""
+
+
+class PrefixCache:
+    """Keys and values of the tokens in `ids`, and room behind them where canvas rows come and go.
+
+    Not for two threads at once.
+    """
+
+    def __init__(
+        self, config: ModelConfig, capacity: int, scratch: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        if capacity + scratch > config.max_positions:
+            raise ModelError(
+                f"a context of {capacity + scratch} tokens exceeds the model's {config.max_positions}; ask for less"
+            )
+        self.ids: list[int] = []
+        self.capacity = capacity
+        self._config = config
+        self._slots = capacity + scratch
+        self._keys_values = [
+            torch.zeros((2, shape.kv_heads, self._slots, shape.head_dim), device=device, dtype=dtype)
+            for shape in config.layers
+        ]
+        positions = torch.arange(self._slots, device=device)
+        self._tables = {
+            (shape.sliding, shape.head_dim): rope_tables(rope, shape.head_dim, positions, dtype)
+            for shape in config.layers
+            if (rope := config.sliding_rope if shape.sliding else config.full_rope)
+        }
+        self._canvas: tuple[tuple[int, ...], int, Window] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(layer.nbytes for layer in self._keys_values)
+
+    def crop(self, length: int) -> None:
+        """Forget every token from `length` on."""
+        del self.ids[length:]
+
+    def match(self, ids: Sequence[int]) -> int:
+        """How many leading tokens `ids` shares with what is encoded."""
+        for index, (ours, theirs) in enumerate(zip(self.ids, ids, strict=False)):
+            if ours != theirs:
+                return index
+        return min(len(self.ids), len(ids))
+
+    def append_window(self, count: int) -> Window:
+        """For the next `count` tokens of the prefix, each seeing itself and what is before it."""
+        start = len(self.ids)
+        if start + count > self.capacity:
+            raise ModelError(f"{start + count} prompt tokens do not fit the prefix cache of {self.capacity}")
+        positions = torch.arange(start, start + count)
+        return self._window(start, positions, torch.zeros(count), torch.zeros(count), causal=True)
+
+    def canvas_window(self, lengths: Sequence[int], width: int) -> Window:
+        """For canvas rows of `lengths`, padded to `width`: a row sees the prefix and all of itself.
+
+        A sliding layer sees the last `sliding_window - 1` prefix tokens, whatever the slot (as the reference).
+        The window is kept: the steps of one denoising loop ask for the same one.
+        """
+        key = (*lengths, width)
+        if self._canvas is None or self._canvas[:2] != (key, len(self.ids)):
+            row = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+            offset = torch.cat([torch.arange(length) for length in lengths])
+            window = self._window(len(self.ids), offset + len(self.ids), row, row, causal=False)
+            if any(length != width for length in lengths):
+                keep = (row * width + offset).to(self._keys_values[0].device)
+                window = Window(window.spans, keep)
+            self._canvas = (key, len(self.ids), window)
+        return self._canvas[2]
+
+    def score_window(self, lengths: Sequence[int]) -> Window:
+        """For the last prefix token once more and then rows of `lengths` that continue it, each causal.
+
+        The repeated token gives the scores of every row's first token. Its key is in the prefix already, so
+        the second copy is shown to nobody.
+        """
+        start = len(self.ids)
+        row = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+        offset = torch.cat([torch.arange(length) for length in lengths]) + start
+        before = torch.tensor([start - 1])
+        return self._window(
+            start,
+            torch.cat((before, offset)),
+            torch.cat((torch.tensor([-1]), row)),
+            torch.cat((torch.tensor([NOWHERE]), row)),
+            causal=True,
+        )
+
+    def _window(self, start: int, positions: Tensor, query_rows: Tensor, key_rows: Tensor, causal: bool) -> Window:
+        count = len(positions)
+        if start + count > self._slots:
+            raise ModelError(
+                f"{count} canvas slots do not fit behind {start} prompt tokens in {self._slots}; use fewer rows"
+            )
+        first, spans = int(positions[0]), []
+        one_run = int(positions[-1]) - first == count - 1
+        one_row = bool((query_rows == key_rows).all()) and bool((query_rows == query_rows[0]).all())
+        masks: dict[tuple[bool, int], Tensor | None] = {}
+        tables: dict[tuple[bool, int], Tables] = {}
+        for shape, layer in zip(self._config.layers, self._keys_values, strict=True):
+            window = self._config.sliding_window if shape.sliding else None
+            oldest = 0 if window is None else max(0, min(first, start) - (window - 1))
+            kind = (shape.sliding, shape.head_dim)
+            if kind not in tables:
+                tables[kind] = self._rows(kind, positions, first if one_run else None)
+            if (kind := (shape.sliding, shape.groups)) not in masks:
+                visible = None
+                if not one_row or (causal and count > 1):
+                    visible = _visible(oldest, start, positions, query_rows, key_rows, causal, window)
+                masks[kind] = None if visible is None else _additive(visible, shape.groups, layer)
+            seen, new = layer[:, :, oldest : start + count], layer[:, :, start : start + count]
+            spans.append(Span(new[0], new[1], seen[0:1], seen[1:2], masks[kind], tables[shape.sliding, shape.head_dim]))
+        return Window(tuple(spans), None)
+
+    def _rows(self, kind: tuple[bool, int], positions: Tensor, first: int | None) -> Tables:
+        cos, sin = self._tables[kind]
+        if first is not None:
+            return cos[first : first + len(positions)], sin[first : first + len(positions)]
+        index = positions.to(cos.device)
+        return cos[index], sin[index]
+
+
+def _visible(
+    oldest: int,
+    start: int,
+    positions: Tensor,
+    query_rows: Tensor,
+    key_rows: Tensor,
+    causal: bool,
+    window: int | None,
+) -> Tensor:
+    """[T, L] bool: which of the prefix tokens oldest…start and of the T new ones a new token sees."""
+    query = positions[:, None]
+    prefix = torch.arange(oldest, start)[None]
+    old, new = torch.ones(len(positions), start - oldest, dtype=torch.bool), query_rows[:, None] == key_rows[None]
+    if causal:
+        new &= positions[None] <= query
+        if window is not None:
+            old &= prefix > query - window
+            new &= positions[None] > query - window
+    return torch.cat((old, new), dim=1)
+
+
+def _additive(visible: Tensor, groups: int, like: Tensor) -> Tensor:
+    rows = visible.repeat_interleave(groups, dim=0)
+    mask = torch.zeros(rows.shape, dtype=like.dtype).masked_fill_(~rows, float("-inf"))
+    return mask.to(like.device)
