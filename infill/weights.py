@@ -29,7 +29,7 @@ def load_model(
     config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
     raw: dict[str, Tensor] = {}
     with safe_open(folder / "model.safetensors", framework="pt") as file:
-        for name in file:
+        for name in file.keys():  # noqa: SIM118  a reader, not a dict
             raw[name] = file.get_tensor(name).to(dtype)
     return Model(config, pack(raw, config), folder.name)
 
