@@ -114,9 +114,7 @@ class Snapshot:
         if tail and middle and middle[-1] == tail[0]:
             middle.pop()
         starts = (*self.starts[: low + 1], *middle, *tail)
-        return Snapshot(
-            self.uri, self.version, self.language_id, data, starts, Edit(first, self.data[first:last], new)
-        )
+        return Snapshot(self.uri, self.version, self.language_id, data, starts, Edit(first, self.data[first:last], new))
 
 
 def opened(uri: str, version: int, language_id: str, text: str | bytes) -> Snapshot:
