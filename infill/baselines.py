@@ -1,0 +1,101 @@
+"""What no model at all would answer, as engines: a fill has to beat these to be worth a wait.
+
+Three ways to copy from the text before the hole: a random line, the previous line, and the line that stands in
+the most similar surroundings. Knows no syntax and checks nothing, so its fills may break a file.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+from .contract import Draft, EngineInfo, Fill, FillRequest, Outcome
+from .metrics import similarity
+
+Choice = Literal["random line", "previous line", "retrieval"]
+LOOK_BACK = 600  # lines
+
+
+class Copier:
+    """An engine that copies an earlier line of the same file.
+
+    A hole that begins on a fresh line gets a whole line (with its line end, if the suffix starts a new line);
+    one that begins inside a line gets the part of the earlier line that follows the best match of what stands
+    left of the hole, up to where the text right of the hole begins again.
+    """
+
+    def __init__(self, choice: Choice, clock: Callable[[], float]) -> None:
+        """`clock` in seconds, monotonic."""
+        self._choice = choice
+        self._clock = clock
+
+    def fill(self, request: FillRequest, stop: Callable[[], bool]) -> Iterator[Draft | Outcome]:
+        begun = self._clock()
+        prefix = request.source[: request.start].decode("utf-8", "replace")
+        suffix = request.source[request.end :].decode("utf-8", "replace")
+        text = self._text(prefix, suffix, random.Random(f"{request.seed}:{request.start}"))
+        yield Outcome(
+            start=request.start,
+            end=request.end,
+            node_type="",
+            fills=(Fill(text, score=0.0, checked=False),) if text else (),
+            reason="" if text else "nothing before the hole to copy",
+            milliseconds=(self._clock() - begun) * 1000,
+            model=self._choice,
+        )
+
+    def info(self) -> EngineInfo:
+        return EngineInfo(self._choice, "cpu", "none", "none", 0, 0, 0, False)
+
+    def drop_caches(self) -> None:
+        pass
+
+    def _text(self, prefix: str, suffix: str, draw: random.Random) -> str:
+        *above, left = prefix.split("\n")
+        right, *below = suffix.split("\n")
+        above = above[-LOOK_BACK:]
+        earlier = [index for index, line in enumerate(above) if line.strip()]
+        if not earlier:
+            return ""
+        if self._choice == "retrieval":
+            index = max(reversed(earlier), key=lambda at: _likeness(at, above, left, right, below))
+        elif self._choice == "previous line":
+            index = earlier[-1]
+        else:
+            index = draw.choice(earlier)
+        if left.strip():
+            return _rest(above[index], left, right)
+        line = above[index].lstrip() if left else above[index]
+        return line if right else line + "\n" * (not left and bool(suffix))
+
+
+def _likeness(at: int, above: list[str], left: str, right: str, below: list[str]) -> float:
+    """How much the surroundings of line `at` resemble the hole's: the lines before and after, and the edges."""
+    before = above[max(0, at - 2) : at]
+    hole_before = above[-2:]
+    score = sum(similarity(a, b) for a, b in zip(reversed(before), reversed(hole_before), strict=False))
+    after = above[at + 1] if at + 1 < len(above) else left
+    score += similarity(after, below[0] if below else "")
+    if left.strip():
+        score += 2 * _overlap(above[at], left)[1] / (len(left.strip()) or 1)
+    if right.strip():
+        score += above[at].rstrip().endswith(right.strip())
+    return score
+
+
+def _overlap(line: str, left: str) -> tuple[int, int]:
+    """Where in `line` the longest ending of `left` that occurs there stops, and how long that ending is."""
+    left = left.lstrip()
+    for cut in range(len(left)):
+        at = line.find(left[cut:])
+        if at >= 0:
+            return at + len(left) - cut, len(left) - cut
+    return len(line), 0
+
+
+def _rest(line: str, left: str, right: str) -> str:
+    after = line[_overlap(line, left)[0] :] or line.strip()
+    edge = right.strip()[:1]
+    cut = after.find(edge) if edge else -1
+    return after[:cut] if cut > 0 else after
