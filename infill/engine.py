@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from . import context, holes, languages
 from .contract import Draft, EngineInfo, FillError, FillRequest, Outcome
-from .filling import Filling, Warm
+from .families import Prompt, family
+from .filling import Clockwork, Filling, Warm
+from .judge import Judge
 from .model import Model
 from .prefix import PrefixCache
-from .prompt import InfillMarkers, infill_prompt
+from .source import newline
 from .strategy import Strategy
 from .syntax import Gate
 from .tokenizer import Tokenizer
@@ -36,7 +38,7 @@ class _Document:
 
 
 class InfillEngine:
-    """The `contract.Engine` for plain infillers such as the starter."""
+    """The `contract.Engine` over one model, of any family."""
 
     def __init__(
         self,
@@ -52,50 +54,59 @@ class InfillEngine:
         self.model, self.tokenizer, self.card, self.clock = model, tokenizer, card, clock
         self.strategy = strategy or Strategy()
         self.cache_budget = cache_budget
-        self.markers = _markers(tokenizer)
+        self.family = family(card.get("family"), tokenizer)
+        self.name = str(card["name"])
         self._documents: OrderedDict[str, _Document] = OrderedDict()
 
     def fill(self, request: FillRequest, stop: Callable[[], bool]) -> Iterator[Draft | Outcome]:
         """See `contract.Engine`. Problems with the request are raised before the first draft."""
-        started = self.clock()
-        source = holes.parse(request.source, languages.by_name(request.language))
+        clockwork = Clockwork(self.clock, self.clock(), stop, request.budget_ms)
+        language = languages.by_name(request.language)
+        source = holes.parse(request.source, language, around=request.start)
         hole = holes.locate(source, request)
-        gate = Gate(source, hole, allow_unchecked=request.allow_unchecked)
-        prompt, overlap, tail = self._prompt(source, hole, request)
-        document = self._document(request.document, len(prompt))
+        prompt = self._prompt(source, hole, request)
+        gate = Gate(source, hole)
+        judge = Judge(self.tokenizer, gate, hole, prompt.overlap, crlf=newline(source.text) == b"\r\n")
+        document = self._document(request.document, len(prompt.ids))
         filling = Filling(
-            self.model, self.tokenizer, self.markers, self.strategy, request, source, hole, gate,
-            clock=self.clock, stop=stop, started=started,
-        )  # fmt: skip
+            self.model,
+            self.tokenizer,
+            self.strategy,
+            request,
+            hole,
+            prompt,
+            judge,
+            clockwork,
+            delete=self.family.delete,
+        )
         document.busy = True
         try:
-            yield from filling.frames(document.cache, prompt, overlap, tail, document.warm)
+            yield from filling.frames(document.cache, document.warm)
         finally:
             document.busy = False
-        document.warm = filling.warm
-        yield filling.outcome(str(self.card["name"]), len(prompt))
+        document.warm = filling.warm or document.warm
+        yield filling.outcome(self.name)
 
-    def _prompt(
-        self, source: holes.Source, hole: holes.Hole, request: FillRequest
-    ) -> tuple[list[int], bytes, list[int]]:
-        """Encoder ids; the bytes before the hole that are left to the fill's first token; the suffix's ids."""
-        count = self.strategy.context
+    def _prompt(self, source: holes.Source, hole: holes.Hole, request: FillRequest) -> Prompt:
+        """What the model is shown; a cursor inside a word leaves the word to the fill's first token."""
         pieces = context.gather(
-            source, hole, snippets=request.snippets, budget=count, bytes_per_token=3.0,
+            source,
+            hole,
+            snippets=request.snippets,
+            budget=self.strategy.context,
+            bytes_per_token=3.0,
             count=lambda text: len(self.tokenizer.encode(text)),
-        )  # fmt: skip
+        )
+        pieces = replace(pieces, prefix=pieces.prefix + hole.lead, suffix=hole.tail + pieces.suffix)
         overlap = _open_word(pieces.prefix) if hole.scope == "token" else b""
-        prefix = pieces.prefix[: len(pieces.prefix) - len(overlap)]
-        suffix = self.tokenizer.encode(pieces.suffix)
-        ids = infill_prompt(self.tokenizer.encode(pieces.snippets), self.tokenizer.encode(prefix), suffix, self.markers)
-        return ids, overlap, suffix
+        return self.family.prompt(pieces, request, source.text[hole.start : hole.end], overlap=overlap)
 
     def _document(self, name: str, tokens: int) -> _Document:
         """The document's cache, most recently used last; older ones go when the budget is exceeded."""
-        needed = tokens + self.strategy.slots * 2 + self.strategy.tail
+        needed = tokens + self.strategy.longest
         known = self._documents.pop(name, None) if name else None
         if known is None or known.busy or known.cache.capacity < needed:
-            known = _Document(self.model.new_cache(max(needed, self.strategy.context + 256)))
+            known = _Document(self.model.new_cache(needed + 256, scratch=self.strategy.scratch))
         if name:
             self._documents[name] = known
             while len(self._documents) > 1 and self._cache_bytes() > self.cache_budget:
@@ -107,14 +118,14 @@ class InfillEngine:
 
     def info(self) -> EngineInfo:
         return EngineInfo(
-            model=str(self.card["name"]),
+            model=self.name,
             device=str(self.model.device),
             dtype=str(self.model.dtype).removeprefix("torch."),
             kernels="torch",
             parameters=self.model.parameters,
             weight_bytes=self.model.nbytes,
             cache_bytes=self._cache_bytes(),
-            instructions=False,
+            instructions=self.family.instructions,
             languages=tuple(self.card.get("languages", ())),  # type: ignore[arg-type]
         )
 
@@ -127,14 +138,6 @@ def _open_word(prefix: bytes) -> bytes:
     text = prefix[-64:].decode(errors="ignore")
     word = text[len(text.rstrip("_" + "".join(c for c in set(text) if c.isalnum()))) :]
     return word.encode() if len(word) <= 32 else b""
-
-
-def _markers(tokenizer: Tokenizer) -> InfillMarkers:
-    names = {"bos": "<bos>", "suffix": "<suf>", "prefix": "<pre>", "end": "<end>", "delete": "<del>"}
-    missing = [token for token in names.values() if token not in tokenizer.special]
-    if missing:
-        raise FillError(f"the tokenizer has no {', '.join(missing)}: not a stopgap infill model")
-    return InfillMarkers(**{field: tokenizer.special[token] for field, token in names.items()})
 
 
 def load_engine(

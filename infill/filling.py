@@ -1,14 +1,15 @@
-"""One fill from its hole to its outcome: seeds, denoising, the gate, repair, ranking.
+"""One fill from its prompt to its outcome: seeds, denoising, repair, ranking.
 
-Owns everything that lives as long as one request. Knows no other request, no cache policy, no file and no
-clock of its own; nothing here waits. At most one denoising step, one draft token or one encoder chunk runs
-between two looks at `stop()` and the deadline.
+Owns what lives as long as one request. Knows no other request, no cache policy, no file and no clock of its own;
+nothing here waits. At most one denoising step, one draft token or one encoder chunk runs between two looks at
+`stop()` and the deadline.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,13 +17,13 @@ from torch import Tensor
 from .canvas import NOISE, Row, close_up, new_row, renoise, slots_in, uniform_noise
 from .contract import Draft, Event, Fill, FillRequest, Outcome
 from .drafts import left_to_right, similar_lines
-from .holes import Hole, Source
+from .families import Prompt
+from .holes import Hole
+from .judge import Judge
 from .model import Model
 from .prefix import PrefixCache
-from .prompt import InfillMarkers
-from .sampler import denoise
+from .sampler import Schedule, denoise
 from .strategy import Strategy
-from .syntax import Gate, Verdict
 from .tokenizer import Tokenizer
 
 CHUNK = 128
@@ -41,232 +42,201 @@ class Warm:
     conditioning: Tensor | None
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A text that passed the gate."""
-
-    text: bytes
-    ids: tuple[int, ...]
-    score: float
-    origin: str
-
-
 class Interrupted(Exception):
-    """Raised inside a fill when `stop()` or the deadline says so; never leaves this module."""
+    """Raised when `stop()` or the deadline says so; never leaves this module."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clockwork:
+    """When to stop: the request's clock, its start, and whether anyone still wants the answer."""
+
+    clock: Callable[[], float]
+    started: float
+    stop: Callable[[], bool]
+    budget_ms: float | None
+
+    @property
+    def ms(self) -> float:
+        return (self.clock() - self.started) * 1000
+
+    def look(self) -> Literal["", "cancelled", "budget"]:
+        if self.stop():
+            return "cancelled"
+        return "budget" if self.budget_ms is not None and self.ms >= self.budget_ms else ""
 
 
 class Filling:
-    """One request in progress. `frames()` is the whole of it."""
+    """One request in progress. Iterate `frames()`, then take `outcome()`."""
 
     def __init__(
         self,
         model: Model,
         tokenizer: Tokenizer,
-        markers: InfillMarkers,
         strategy: Strategy,
         request: FillRequest,
-        source: Source,
         hole: Hole,
-        gate: Gate,
+        prompt: Prompt,
+        judge: Judge,
+        clockwork: Clockwork,
         *,
-        clock: Callable[[], float],
-        stop: Callable[[], bool],
-        started: float,
+        delete: int | None,
     ) -> None:
-        self.model, self.tokenizer, self.markers = model, tokenizer, markers
-        self.strategy, self.request, self.source, self.hole, self.gate = strategy, request, source, hole, gate
-        self.clock, self.stop, self.started = clock, stop, started
+        self.model, self.tokenizer, self.strategy = model, tokenizer, strategy
+        self.request, self.hole, self.prompt, self.judge = request, hole, prompt, judge
+        self.clockwork, self.delete = clockwork, delete
+        self.before, self.after = request.source[: hole.start], request.source[hole.end :]
+        self.tail = prompt.tail[: strategy.tail]
         self.events: list[Event] = []
-        self.candidates: dict[bytes, Candidate] = {}
-        self.verdicts: dict[bytes, Verdict] = {}
-        self.steps = 0
-        self.stopped = ""
+        self.steps = self.reused = 0
+        self.stopped: Literal["", "stable", "budget", "cancelled", "steps"] = ""
         self.warm: Warm | None = None
         self.noise = uniform_noise(len(tokenizer), request.seed)
         self.generator = torch.Generator(device=model.device).manual_seed(request.seed)
-        specials = set(tokenizer.special.values())
+        special = set(tokenizer.special.values())
         newlines = {i for i, b in enumerate(tokenizer.token_bytes) if b"\n" in b} if hole.single_line else set()
-        self.banned = self._mask(specials - {markers.delete} | newlines)
-        self.banned_in_draft = self._mask(specials - {markers.end})
-        self.ends = newlines | {markers.end}
+        self.banned = self._mask(special - {delete} | newlines)
+        self.ends = prompt.ends | newlines
+        self.banned_in_draft = self._mask(special - self.ends)
 
     def _mask(self, ids: set[int]) -> Tensor:
         mask = torch.zeros(len(self.tokenizer), dtype=torch.bool, device=self.model.device)
         mask[sorted(ids)] = True
         return mask
 
-    # -- time -----------------------------------------------------------------------------------------
-
-    def note(self, what: str) -> None:
-        self.events.append(Event((self.clock() - self.started) * 1000, what))
-
-    def look(self) -> None:
-        """Raise when the request is no longer wanted or its time is up."""
-        if self.stop():
-            self.stopped = "cancelled"
-            raise Interrupted
-        budget = self.request.budget_ms
-        if budget is not None and (self.clock() - self.started) * 1000 >= budget:
-            self.stopped = "budget"
-            raise Interrupted
-
-    # -- the way of one fill --------------------------------------------------------------------------
-
-    def frames(
-        self,
-        cache: PrefixCache,
-        prompt: Sequence[int],
-        overlap: bytes,
-        tail: Sequence[int],
-        warm: Warm | None,
-    ) -> Iterator[Draft]:
-        """Encode, seed, denoise, judge; yields a draft after every step. `outcome()` has the result afterwards.
-
-        overlap   bytes of the prefix that are left out of `prompt` and that the fill's first token must repeat
-                  (token healing); cut off every text again
-        tail      the near suffix, as ids
-        """
-        self.overlap, self.tail = overlap, list(tail[: self.strategy.tail])
+    def frames(self, cache: PrefixCache, warm: Warm | None) -> Iterator[Draft]:
+        """Encode, seed, denoise, judge, rank; yields a draft after every denoising step."""
         try:
-            last = self._encode(cache, prompt)
-            rows = self._warm_row(warm) or self._seed(cache, last)
+            last = self._encode(cache)
+            row = self._warm_row(warm)
+            rows = [row] if row else self._seed(cache, last)
             if self.strategy.denoise:
                 yield from self._denoise(cache, rows)
             self._rank(cache)
             self.stopped = self.stopped or "stable"
         except Interrupted:
-            self.note({"cancelled": "cancelled", "budget": "time is up"}[self.stopped])
+            self._note("cancelled" if self.stopped == "cancelled" else "time is up")
 
-    def outcome(self, model_name: str, prompt_tokens: int) -> Outcome:
-        """The terminal answer, best fill first."""
-        best = sorted(self.candidates.values(), key=lambda c: (-c.score, len(c.text)))
-        fills = tuple(
-            Fill(c.text.decode(), c.score, checked=self.gate.checked) for c in best[: self.request.candidates]
-        )
-        if self.stopped == "cancelled":
-            fills = ()
+    def outcome(self, model_name: str) -> Outcome:
+        """The terminal answer, best fill first; a cancelled request has none."""
+        best = [] if self.stopped == "cancelled" else self.judge.best()[: self.request.candidates]
         return Outcome(
             start=self.hole.start,
             end=self.hole.end,
             node_type=self.hole.node_type,
-            fills=fills,
-            reason="" if fills else self._why_nothing(),
+            fills=tuple(Fill(c.text.decode(), c.score, checked=self.judge.gate.checked) for c in best),
+            reason="" if best else self._why_nothing(),
             steps=self.steps,
-            slots=max((len(c.ids) for c in best[:1]), default=0),
-            milliseconds=(self.clock() - self.started) * 1000,
+            slots=len(best[0].ids) if best else 0,
+            milliseconds=self.clockwork.ms,
             model=model_name,
-            prefix_tokens=prompt_tokens,
+            prefix_tokens=len(self.prompt.ids),
             prefix_reused=self.reused,
-            stopped=self.stopped,  # type: ignore[arg-type]
+            stopped=self.stopped,
             events=tuple(self.events),
         )
 
     def _why_nothing(self) -> str:
         if self.stopped == "cancelled":
             return "cancelled"
-        refused = [v.reason for v in self.verdicts.values() if not v.ok]
+        refused = self.judge.refusals()
         if refused:
-            common = max(set(refused), key=refused.count)
-            return f"{len(refused)} drafts, none passed the syntax gate; most often: {common}"
-        return (
-            "the time was up before a first draft was ready" if self.stopped == "budget" else "the model had no draft"
-        )
+            most = max(set(refused), key=refused.count)
+            return f"none of {len(refused)} drafts passed the syntax gate; most often: {most}"
+        return "the time was up before a first draft" if self.stopped == "budget" else "the model had nothing to add"
 
-    def _encode(self, cache: PrefixCache, prompt: Sequence[int]) -> Tensor:
-        """Bring the cache to `prompt`; the hidden state of its last token, [1, D]."""
+    def _note(self, what: str) -> None:
+        self.events.append(Event(self.clockwork.ms, what))
+
+    def _look(self) -> None:
+        if why := self.clockwork.look():
+            self.stopped = why
+            raise Interrupted
+
+    def _encode(self, cache: PrefixCache) -> Tensor:
+        """Bring the cache to the prompt; returns the hidden state of its last token, [1, D]."""
+        ids = self.prompt.ids
         # The last token is always encoded again: a draft needs its hidden state, which the cache does not keep.
-        self.reused = min(cache.match(prompt), len(prompt) - 1)
+        self.reused = min(cache.match(ids), len(ids) - 1)
         cache.crop(self.reused)
-        last: Tensor | None = None
-        for at in range(self.reused, len(prompt), CHUNK):
-            self.look()
-            last = self.model.encode(cache, prompt[at : at + CHUNK])[-1:]
-        self.note(f"prefix: {len(prompt)} tokens, {self.reused} reused")
-        assert last is not None
+        last = torch.empty(0)
+        for at in range(self.reused, len(ids), CHUNK):
+            self._look()
+            last = self.model.encode(cache, ids[at : at + CHUNK])[-1:]
+        self._note(f"prefix: {len(ids)} tokens, {self.reused} of them known from before")
         return last
 
-    # -- seeds ----------------------------------------------------------------------------------------
+    # -- seeds -----------------------------------------------------------------------------------------------
 
-    def _warm_row(self, warm: Warm | None) -> list[Row]:
+    def _warm_row(self, warm: Warm | None) -> Row | None:
         """The last fill of this document less what has been typed of it since, if that is how things are."""
-        before = self.source.text[: self.hole.start]
-        after = self.source.text[self.hole.end :]
-        if warm is None or not self.strategy.warm or after != warm.after or not before.startswith(warm.before):
-            return []
-        typed = before[len(warm.before) :]
-        rest = warm.text[len(typed) :]
-        if not rest or not warm.text.startswith(typed):
-            return []
-        ids = self.tokenizer.encode(self.overlap + rest)
+        if warm is None or not self.strategy.warm or self.after != warm.after:
+            return None
+        if not self.before.startswith(warm.before):
+            return None
+        typed = self.before[len(warm.before) :]
+        if not warm.text.startswith(typed) or typed == warm.text:
+            return None
+        ids = self.tokenizer.encode(self.prompt.overlap + warm.text[len(typed) :])
         row = new_row(ids, self.tail, "warm", self.noise)
-        kept = len(ids) + warm.tail
-        if tuple(ids) == warm.ids[-len(ids) :] and warm.conditioning is not None and warm.tail == len(self.tail):
-            row.conditioning = warm.conditioning[-kept:]
-        self.note(f"warm start: {len(typed)} bytes typed, {len(ids)} slots kept")
-        return [row]
+        if warm.conditioning is not None and tuple(ids) == warm.ids[-len(ids) :] and warm.tail == len(self.tail):
+            row.conditioning = warm.conditioning[-(len(ids) + warm.tail) :]
+        self._note(f"warm start: {len(typed)} bytes of the last fill were typed, {len(ids)} slots are left")
+        return row
 
     def _seed(self, cache: PrefixCache, last: Tensor) -> list[Row]:
-        """Rows to denoise: drafts, similar lines, then noise of likely lengths, without doubles."""
+        """Rows to denoise: drafts, similar lines, then noise of likely lengths; no doubles."""
+        overlap, strategy = self.prompt.overlap, self.strategy
         seeds: list[tuple[str, list[int]]] = []
-        for n in range(self.strategy.drafts):
-            seeds.append(("draft", self._draft(cache, last, temperature=0.0 if n == 0 else 0.8)))
-        if self.strategy.retrieved:
-            before, after = self.source.text[: self.hole.start], self.source.text[self.hole.end :]
-            for line in similar_lines(before, after, count=self.strategy.retrieved):
-                seeds.append(("retrieved", self.tokenizer.encode(self.overlap + line)))
-        for quantile in self.strategy.lengths:
-            expected = len(self.overlap) + self.hole.lengths.quantile(quantile)
-            slots = max(1, round(expected / self.bytes_per_token))
-            seeds.append(("noise", [NOISE] * min(slots, self.strategy.slots)))
-        rows: list[Row] = []
-        seen: set[tuple[int, ...]] = set()
+        for n in range(strategy.drafts):
+            seeds.append(("draft", self._draft(cache, last, temperature=0.8 if n else 0.0)))
+        if strategy.retrieved:
+            for line in similar_lines(self.before, self.after, count=strategy.retrieved):
+                seeds.append(("similar line", self.tokenizer.encode(overlap + line)))
+        for quantile in strategy.lengths:
+            size = len(overlap) + getattr(self.hole.lengths, quantile)
+            seeds.append(("noise", [NOISE] * min(max(1, round(size / self._bytes_per_token())), strategy.slots)))
+        rows: dict[tuple[int, ...], Row] = {}
         for origin, seed in seeds:
-            if seed and tuple(seed) not in seen and len(rows) < self.strategy.rows:
-                seen.add(tuple(seed))
-                row = new_row(seed[: self.strategy.slots], self.tail, origin, self.noise)
-                row.first = self.first if origin == "noise" else None
-                rows.append(row)
-        self.note("seeds: " + ", ".join(f"{row.origin} {len(row.hole)}" for row in rows))
-        return rows
+            if seed and tuple(seed) not in rows and len(rows) < strategy.rows:
+                row = new_row(seed, self.tail, origin, self.noise)
+                row.first = self._first() if origin == "noise" else None
+                rows[tuple(seed)] = row
+        self._note("seeds: " + ", ".join(f"{row.origin} of {len(row.hole)} slots" for row in rows.values()))
+        return list(rows.values())
 
-    @property
-    def bytes_per_token(self) -> float:
-        """Of this place's own text, which the length prior (bytes) is turned into slots with."""
-        near = self.source.text[max(0, self.hole.start - 600) : self.hole.start]
-        near = near.decode(errors="ignore").encode()
-        return max(1.0, len(near) / max(1, len(self.tokenizer.encode(near)))) if near else 3.0
+    def _bytes_per_token(self) -> float:
+        """Of the text before the hole: the length prior counts bytes, a canvas counts slots."""
+        near = self.before[-600:].decode(errors="ignore").encode()
+        return max(1.0, len(near) / len(self.tokenizer.encode(near))) if near else 3.0
 
-    @property
-    def first(self) -> list[int] | None:
-        """What a healed first slot may hold."""
-        return (self.tokenizer.starting_with(self.overlap) or None) if self.overlap else None
+    def _first(self) -> list[int] | None:
+        """What a healed first slot may hold; None where nothing is to be healed."""
+        return (self.tokenizer.starting_with(self.prompt.overlap) or None) if self.prompt.overlap else None
 
     def _draft(self, cache: PrefixCache, last: Tensor, *, temperature: float) -> list[int]:
-        limit = min(self.strategy.slots, max(8, round(self.hole.lengths.quantile(0.99) / 2)))
-        draft: list[int] = []
+        most = round(self.hole.lengths.p99 / self._bytes_per_token())
         words = left_to_right(
             self.model,
             cache,
             last,
             ends=self.ends,
             banned=self.banned_in_draft,
-            max_tokens=limit,
-            first=self.first,
+            max_tokens=min(max(8, most), self.strategy.longest),
+            first=self._first(),
             temperature=temperature,
             generator=self.generator,
         )
+        draft: list[int] = []
         try:
-            for draft in words:
-                self.look()
-        except Interrupted:
-            self._judge(draft, float("-inf"), "draft")
-            raise
+            for ids in words:
+                draft = list(ids)
+                self._look()
         finally:
             words.close()
-        self._judge(draft, float("-inf"), "draft")
-        return list(draft)
+            self.judge.offer(draft, float("-inf"), "draft")
+        return draft
 
-    # -- denoising, judging, repairing ----------------------------------------------------------------
+    # -- denoising and repair --------------------------------------------------------------------------------
 
     def _denoise(self, cache: PrefixCache, rows: list[Row]) -> Iterator[Draft]:
         schedule = self.strategy.schedule
@@ -274,92 +244,116 @@ class Filling:
             schedule = replace(schedule, max_steps=self.request.max_steps)
         if rows and rows[0].origin == "warm":
             schedule = replace(schedule, max_steps=min(schedule.max_steps, self.strategy.warm_steps))
-        for attempt in range(1 + self.strategy.repairs):
-            if attempt:
-                rows = self._repair(rows)
-                schedule = replace(schedule, max_steps=min(schedule.max_steps, 4))
-            if not rows:
+        for row in rows:
+            if len(row.hole) > self.strategy.slots:
+                yield from self._denoise_long(cache, row, schedule)
+        rows = [row for row in rows if len(row.hole) <= self.strategy.slots]
+        yield from self._round(cache, rows, schedule)
+        again = replace(schedule, max_steps=min(schedule.max_steps, self.strategy.repair_steps))
+        for _ in range(self.strategy.repairs):
+            if not (rows := self._repair(rows)):
                 return
-            before = [list(row.hole) for row in rows]
-            for _ in denoise(
-                self.model, cache, rows, schedule, noise=self.noise, banned=self.banned,
-                delete=self.markers.delete, generator=self.generator,
-            ):  # fmt: skip
-                self.steps += 1
-                for row in rows:
-                    self._judge(row.draft, row.confidence, row.origin, row)
-                yield self._frame(rows, before, schedule.max_steps)
-                before = [list(row.draft) for row in rows]
-                self.look()
-            passed = sum(self._verdict(self._text(row.draft)).ok for row in rows)
-            self.note(f"{self.steps} steps: {passed} of {len(rows)} drafts pass the gate")
+            yield from self._round(cache, rows, again)
+
+    def _round(
+        self,
+        cache: PrefixCache,
+        rows: Sequence[Row],
+        schedule: Schedule,
+        head: Sequence[int] = (),
+        rest: Sequence[int] = (),
+    ) -> Iterator[Draft]:
+        """Denoise rows until they are done; `head` and `rest` are the fill's ids on either side of this canvas."""
+        before = [row.hole for row in rows]
+        for step in denoise(
+            self.model,
+            cache,
+            rows,
+            schedule,
+            noise=self.noise,
+            banned=self.banned,
+            delete=self.delete,
+            generator=self.generator,
+        ):
+            self.steps += 1
+            for row in rows:
+                ids = [*head, *row.draft, *rest]
+                if row.draft and self.judge.offer(ids, row.confidence, row.origin):
+                    self._remember(ids, row)
+            yield self._frame(rows, before, schedule.max_steps, head, rest)
+            before = [row.draft for row in rows]
+            self._look()
+            if step == schedule.max_steps:
+                self.stopped = "steps"
+
+    def _denoise_long(self, cache: PrefixCache, row: Row, schedule: Schedule) -> Iterator[Draft]:
+        """A hole wider than a canvas: canvas after canvas from left to right, each clamped to what follows in the seed.
+
+        What is settled goes into the prefix; the last `overlap` slots of a canvas are denoised again at the head of
+        the next, so that no join is decided with one side unseen. The cache is cropped back to the prompt.
+        """
+        width, overlap, length = self.strategy.slots, self.strategy.overlap, len(cache)
+        settled: list[int] = []
+        seed = list(row.hole)
+        try:
+            while seed:
+                last = len(seed) <= width
+                rest = [] if last else seed[width:]
+                canvas = new_row(
+                    seed[:width], self.tail if last else rest[: self.strategy.tail], row.origin, self.noise
+                )
+                yield from self._round(cache, [canvas], schedule, settled, rest)
+                keep = canvas.draft if last else canvas.draft[: max(1, len(canvas.draft) - overlap)]
+                seed = [] if last else [*canvas.draft[len(keep) :], *rest]
+                settled += keep
+                if not last:
+                    self.model.encode(cache, keep)
+                    self._look()
+        finally:
+            cache.crop(length)
 
     def _repair(self, rows: Sequence[Row]) -> list[Row]:
-        """Rows whose draft was refused, with the slots of the error renoised and the rest held."""
+        """Rows whose draft was refused, with the slots of the error renoised and the others held."""
         again: list[Row] = []
+        reasons: set[str] = set()
         for row in rows:
-            close_up(row, [i for i, id_ in enumerate(row.draft) if id_ == self.markers.delete])
-            text = self._text(row.draft)
-            verdict = self._verdict(text)
+            close_up(row, [i for i, id_ in enumerate(row.draft) if id_ == self.delete])
+            verdict = self.judge.verdict(row.draft)
             if verdict.ok or not row.draft:
                 continue
-            spans = self.tokenizer.spans(row.draft)
-            start, end = verdict.span or (0, len(text))
-            slots = slots_in(spans, start + len(self.overlap), end + len(self.overlap))
+            shift = len(self.prompt.overlap)
+            start, end = verdict.span or (0, len(self.judge.text(row.draft)))
+            slots = slots_in(self.tokenizer.spans(row.draft), start + shift, end + shift)
             renoise(row, slots or set(range(len(row.draft))), self.noise)
+            reasons.add(verdict.reason)
             again.append(row)
         if again:
-            self.note(
-                f"repair: {len(again)} drafts, "
-                + "; ".join(sorted({self._verdict(self._text(r.draft)).reason for r in again}))
-            )
+            self._note(f"refused by the gate, tried again: {'; '.join(sorted(reasons))}")
         return again
 
-    def _text(self, ids: Sequence[int]) -> bytes:
-        """The fill's text before tidying: decoded, without the healed overlap; b"" if that does not fit."""
-        text = self.tokenizer.decode(ids)
-        return text[len(self.overlap) :] if text.startswith(self.overlap) else b""
-
-    def _verdict(self, text: bytes) -> Verdict:
-        verdict = self.verdicts.get(text)
-        if verdict is None:
-            verdict = self.verdicts[text] = self._check(text)
-        return verdict
-
-    def _check(self, text: bytes) -> Verdict:
-        try:
-            text.decode()
-        except UnicodeDecodeError:
-            return Verdict(False, "ends inside a character", None)
-        return self.gate.check(self.gate.tidy(text))
-
-    def _judge(self, ids: Sequence[int], score: float, origin: str, row: Row | None = None) -> None:
-        """Put a draft before the gate; what passes may be offered from now on."""
-        text = self._text(ids)
-        if not text or not self._verdict(text).ok:
-            return
-        tidy = self.gate.tidy(text)
-        known = self.candidates.get(tidy)
-        if known is None or score > known.score:
-            self.candidates[tidy] = Candidate(tidy, tuple(ids), score, origin)
-            if row is not None:
-                self._remember(tidy, ids, row)
-
-    def _remember(self, text: bytes, ids: Sequence[int], row: Row) -> None:
-        conditioning = row.conditioning if len(row.hole) == len(ids) else None
+    def _remember(self, ids: Sequence[int], row: Row) -> None:
+        """Keep the best fill so far for a warm start; its conditioning only where it still matches the slots."""
+        whole = len(row.hole) == len(ids)
         self.warm = Warm(
-            before=self.source.text[: self.hole.start],
-            after=self.source.text[self.hole.end :],
-            text=text,
-            ids=tuple(ids),
-            tail=len(row.tail),
-            conditioning=conditioning,
+            self.before,
+            self.after,
+            self.judge.text(ids),
+            tuple(ids),
+            len(row.tail),
+            row.conditioning if whole else None,
         )
 
-    def _frame(self, rows: Sequence[Row], before: Sequence[Sequence[int]], max_steps: int) -> Draft:
-        """The surest row as it stands, with what did not change in this step marked as settled."""
+    def _frame(
+        self,
+        rows: Sequence[Row],
+        before: Sequence[Sequence[int]],
+        max_steps: int,
+        head: Sequence[int],
+        rest: Sequence[int],
+    ) -> Draft:
+        """The surest row as it stands; what did not change in this step counts as settled."""
         at = max(range(len(rows)), key=lambda i: rows[i].confidence)
-        ids, old = rows[at].draft, before[at]
+        ids, old = [*head, *rows[at].draft, *rest], [*head, *before[at]]
         settled: list[tuple[int, int]] = []
         text = ""
         for i, id_ in enumerate(ids):
@@ -369,14 +363,27 @@ class Filling:
             text += piece
         return Draft(self.steps, max_steps, self.hole.start, self.hole.end, text, tuple(settled))
 
-    # -- ranking --------------------------------------------------------------------------------------
+    # -- ranking ---------------------------------------------------------------------------------------------
 
     def _rank(self, cache: PrefixCache) -> None:
-        """Score what passed by the causal likelihood of the fill and of its end, mean per token."""
-        if self.strategy.rank != "causal" or not self.candidates:
+        """Score what passed by the causal likelihood of the fill and of what must come after it, mean per token.
+
+        The canvas's own confidence cannot do this alone: the clamped suffix leaks into it.
+        """
+        finalists = self.judge.best()[: self.strategy.finalists]
+        if self.strategy.rank != "causal" or not finalists:
             return
-        self.look()
-        finalists = sorted(self.candidates.values(), key=lambda c: -c.score)[:8]
-        rows = [self.tokenizer.encode(self.overlap + c.text) + [self.markers.end] for c in finalists]
+        self._look()
+        rows: list[list[int]] = []
+        for candidate in finalists:
+            row = [*self.tokenizer.encode(self.prompt.overlap + self._core(candidate.text)), *self.prompt.after]
+            if sum(map(len, rows)) + len(row) >= self.strategy.scratch:
+                break
+            rows.append(row)
         scores = self.model.score(cache, rows)
-        self.candidates = {c.text: replace(c, score=float(s.mean())) for c, s in zip(finalists, scores, strict=True)}
+        self.judge.rescore({c.text: float(s.mean()) for c, s in zip(finalists, scores, strict=False)})
+        self._note(f"{len(finalists)} fills passed the gate, {len(rows)} were ranked")
+
+    def _core(self, text: bytes) -> bytes:
+        """A fill without what the hole prescribes: that is in the prompt already."""
+        return text.removeprefix(self.hole.lead).removesuffix(self.hole.tail)

@@ -74,7 +74,7 @@ class Schedule:
 
 
 def accept(entropy: Sequence[float], free: Sequence[bool], bound: float) -> list[bool]:
-    """Entropy-bound acceptance over the free slots: the surest slots, while the sum of the surer ones is within `bound`.
+    """Entropy-bound acceptance over the free slots: the surest, while those before it sum to at most `bound`.
 
     At least one free slot is always accepted. Held slots are accepted as they are.
     """

@@ -19,15 +19,18 @@ class Strategy:
     suffix_share   share of `context` the suffix may take
     tail           clamped suffix tokens in the canvas; 0 leaves the suffix to the encoder alone
     slots          widest hole of one canvas; longer holes run as several
+    longest        most slots of a hole, all its canvases together
     overlap        slots of a canvas that are denoised again at the head of the next
     rows           canvases denoised side by side
     drafts         left-to-right drafts among them (the first greedy, the rest sampled)
     retrieved      seeds from similar lines of the file among them
-    lengths        quantiles of the length prior that the noise rows try
+    lengths        quantiles of the hole's length prior that the noise rows try
     denoise        False judges seeds as they are (for ablations)
     repairs        rounds of renoising what the gate refused
+    repair_steps   cap on steps of such a round
     warm           start from the last fill of the document when what was typed agrees with it
     warm_steps     cap on steps of such a start
+    finalists      candidates that are ranked
     rank           "causal": likelihood of the fill and its end through the encoder; "canvas": the denoiser's own
     """
 
@@ -36,13 +39,21 @@ class Strategy:
     suffix_share: float = 0.35
     tail: int = 32
     slots: int = 96
+    longest: int = 384
     overlap: int = 16
     rows: int = 4
     drafts: int = 1
     retrieved: int = 1
-    lengths: tuple[float, ...] = (0.5, 0.75)
+    lengths: tuple[str, ...] = ("p50", "p75")
     denoise: bool = True
     repairs: int = 2
+    repair_steps: int = 4
     warm: bool = True
     warm_steps: int = 3
+    finalists: int = 8
     rank: str = "causal"
+
+    @property
+    def scratch(self) -> int:
+        """Slots behind the prefix that a step or a ranking may take at once."""
+        return max(self.rows * (self.slots + self.tail), self.longest + self.tail)

@@ -69,7 +69,8 @@ class ScriptedCache:
 class ScriptedModel:
     """Knows `truth`, the ids of the hole, and errs on purpose.
 
-    noise    chance that a free slot is answered with a random id, at high entropy
+    noise    chance that a free slot is answered with a random id, at high entropy, while the whole hole is wrong;
+             it falls with the share of wrong slots, as a denoiser's does
     drafts   ids the causal side continues the prompt with (then `<end>`); None = the truth
     Records every canvas it is shown.
     """
@@ -128,19 +129,21 @@ class ScriptedModel:
         self.temperatures.append(temperature)
         argmax: list[int] = []
         entropy: list[float] = []
-        for row in free.tolist():
-            for slot in (i for i, f in enumerate(row) if f):
-                wrong = self.random.random() < self.noise
-                truth = self.truth[slot] if slot < len(self.truth) else DELETE
+        for ids, row in zip(canvas.tolist(), free.tolist(), strict=True):
+            slots = [i for i, f in enumerate(row) if f]
+            wanted = {slot: self.truth[slot] if slot < len(self.truth) else DELETE for slot in slots}
+            noise = self.noise * sum(ids[slot] != wanted[slot] for slot in slots) / max(len(slots), 1)
+            for slot, truth in wanted.items():
+                wrong = self.random.random() < noise
                 id_ = self.random.randrange(8, self.vocabulary) if wrong else truth
                 if allowed and (choice := allowed.get(len(argmax))) is not None and id_ not in choice.tolist():
                     id_ = int(choice[0])
                 argmax.append(id_)
                 entropy.append(3.0 if wrong else 0.001)
-        ids = torch.tensor(argmax)
+        answer = torch.tensor(argmax)
         return Denoised(
-            argmax=ids,
-            sample=ids,
+            argmax=answer,
+            sample=answer,
             entropy=torch.tensor(entropy),
             logprob=-torch.tensor(entropy),
             conditioning=torch.zeros(*canvas.shape, 1),

@@ -52,8 +52,8 @@ def test_the_suffix_is_clamped_at_every_step() -> None:
 
 def test_slots_the_model_deletes_are_closed_up_before_the_end() -> None:
     row = cold(9)
-    model = ScriptedModel(TRUTH)
-    run(model, [row], delete=DELETE)
+    model = ScriptedModel(TRUTH, noise=0.3)
+    run(model, [row], Schedule(max_steps=30, patience=99), delete=DELETE)
     assert row.draft == TRUTH
     assert model.seen[-1][2] == [len(TRUTH) + len(TAIL)], "later steps run on the shorter canvas"
 
@@ -138,7 +138,7 @@ def test_closing_up_keeps_slots_and_conditioning_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "end", "slots"), [(0, 1, {0}), (2, 2, {1}), (1, 4, {0, 1, 2}), (3, 9, {1, 2}), (9, 9, set())]
+    ("start", "end", "slots"), [(0, 1, {0}), (2, 2, {1}), (1, 4, {0, 1}), (3, 9, {1, 2}), (9, 9, set())]
 )
 def test_byte_ranges_find_their_slots(start: int, end: int, slots: set[int]) -> None:
     assert slots_in([(0, 2), (2, 4), (4, 6)], start, end) == slots

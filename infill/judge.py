@@ -1,0 +1,85 @@
+"""Which drafts may be offered: decoded, tidied, before the gate once, kept with the best score seen.
+
+The one owner of the candidates: nothing reaches a user that is not in here. Knows no model and no canvas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from .holes import Hole
+from .syntax import Gate, Verdict
+from .tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A tidied text that passed the gate; `score` is a mean log-probability per token, `ids` what it came from."""
+
+    text: bytes
+    ids: tuple[int, ...]
+    score: float
+    origin: str
+
+
+class Judge:
+    """Verdicts and candidates of one request. `overlap` is cut off every decoded text (token healing)."""
+
+    def __init__(self, tokenizer: Tokenizer, gate: Gate, hole: Hole, overlap: bytes, *, crlf: bool) -> None:
+        self.tokenizer, self.gate, self.hole, self.overlap, self.crlf = tokenizer, gate, hole, overlap, crlf
+        self.candidates: dict[bytes, Candidate] = {}
+        self._verdicts: dict[bytes, tuple[Verdict, bytes]] = {}
+
+    def text(self, ids: Sequence[int]) -> bytes:
+        """What `ids` put into the hole, untidied; b"" when the healed overlap does not fit."""
+        text = self.tokenizer.decode(ids)
+        return text[len(self.overlap) :] if text.startswith(self.overlap) else b""
+
+    def verdict(self, ids: Sequence[int]) -> Verdict:
+        """The gate's word on a draft; `span` counts bytes of `text(ids)`."""
+        return self._judged(self.text(ids))[0]
+
+    def offer(self, ids: Sequence[int], score: float, origin: str) -> bool:
+        """Put a draft before the gate; whether it is now the best known form of a candidate."""
+        verdict, text = self._judged(self.text(ids))
+        known = self.candidates.get(text)
+        if not verdict.ok or (known is not None and known.score >= score):
+            return False
+        self.candidates[text] = Candidate(text, tuple(ids), score, origin)
+        return True
+
+    def rescore(self, scores: Mapping[bytes, float]) -> None:
+        """Replace the candidates' scores; those not named are dropped."""
+        kept = {text: self.candidates[text] for text in scores}
+        self.candidates = {text: replace(c, score=scores[text]) for text, c in kept.items()}
+
+    def best(self) -> list[Candidate]:
+        """Best first; the shorter of two equals first."""
+        return sorted(self.candidates.values(), key=lambda c: (-c.score, len(c.text)))
+
+    def refusals(self) -> list[str]:
+        """The reason of every text that did not pass."""
+        return [verdict.reason for verdict, _ in self._verdicts.values() if not verdict.ok]
+
+    def _judged(self, text: bytes) -> tuple[Verdict, bytes]:
+        if text not in self._verdicts:
+            self._verdicts[text] = self._check(text)
+        return self._verdicts[text]
+
+    def _check(self, text: bytes) -> tuple[Verdict, bytes]:
+        try:
+            text.decode()
+        except UnicodeDecodeError as error:
+            return Verdict(False, "stops inside a character", (error.start, len(text))), text
+        if self.crlf:
+            text = text.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+        if not text.strip():
+            return Verdict(False, "empty", None), text
+        tidy = self.gate.tidy(self.hole.wrap(text))
+        verdict = self.gate.check(tidy)
+        if verdict.span is not None:
+            lead = len(self.hole.lead)
+            start, end = (min(max(0, at - lead), len(text)) for at in verdict.span)
+            verdict = replace(verdict, span=(start, end))
+        return verdict, tidy
