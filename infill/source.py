@@ -96,7 +96,7 @@ def grow(
         a, b = window
         parser.included_ranges = [tree_sitter.Range(point(text, a), point(text, b), a, b)]
     if budget_ms is None or clock is None:
-        return parser.parse(text, old)
+        return parser.parse(text, old) if old is not None else parser.parse(text)
     until = clock() + budget_ms / 1000
 
     def read(offset: int, _: object) -> bytes:
@@ -106,7 +106,9 @@ def grow(
         return clock() >= until
 
     try:
-        return parser.parse(read, old, progress_callback=late)
+        if old is not None:  # the binding takes no None
+            return parser.parse(read, old, progress_callback=late)
+        return parser.parse(read, progress_callback=late)
     except ValueError:  # "Parsing failed": what py-tree-sitter makes of a cancelled parse
         return None
 
@@ -119,15 +121,13 @@ def splice(source: Source, start: int, end: int, fill: bytes) -> tuple[bytes, tu
     tree = source.tree.copy() if source.tree is not None else None
     if tree is not None:
         new_end = start + len(fill)
-        tree.edit(
-            start, end, new_end, point(source.text, start), point(source.text, end), point(text, new_end)
-        )
+        tree.edit(start, end, new_end, point(source.text, start), point(source.text, end), point(text, new_end))
     return text, window, tree
 
 
 def point(text: bytes, offset: int) -> tuple[int, int]:
     """Row and column (both from 0, column in bytes) of an offset."""
-    return text.count(b"\n", 0, offset), offset - line_start(text, offset)
+    return text.count(b"\n", 0, offset), offset - (text.rfind(b"\n", 0, offset) + 1)
 
 
 def _edited(previous: Source, text: bytes) -> Tree | None:
