@@ -144,6 +144,10 @@ class Client:
     async def resume(self) -> wire.Status:
         return await self._ask(wire.Resume(self._next_id()), wire.Status)
 
+    async def load(self) -> wire.Status:
+        """Returns once the model is in memory."""
+        return await self._ask(wire.Load(self._next_id()), wire.Status)
+
     async def unload(self) -> wire.Status:
         """Returns once the device memory is free; the next fill loads the model again."""
         return await self._ask(wire.Unload(self._next_id()), wire.Status)
@@ -182,9 +186,7 @@ class Client:
         if isinstance(answer, wire.Error):
             raise DaemonError(answer.message, answer.code)
         if not isinstance(answer, reply):
-            raise DaemonError(
-                f"the daemon answered {type(answer).__name__}, not {reply.__name__}", "bad_frame"
-            )
+            raise DaemonError(f"the daemon answered {type(answer).__name__}, not {reply.__name__}", "bad_frame")
         return answer
 
     async def _open(self) -> _Connection:
@@ -284,9 +286,7 @@ class _Connection:
         except OSError:
             pass
         except wire.WireError as error:
-            self._lost = (
-                f"the daemon sent something unreadable ({error}); `stopgap daemon stop` and ask again"
-            )
+            self._lost = f"the daemon sent something unreadable ({error}); `stopgap daemon stop` and ask again"
         finally:
             self.closed = True
             self._writer.close()
@@ -315,9 +315,7 @@ async def _open(config: Config, name: str, spawn: bool, patience: float) -> _Con
     try:
         while True:
             try:
-                return await asyncio.wait_for(
-                    _greeted(files.socket, hello), max(0.1, give_up - time.monotonic())
-                )
+                return await asyncio.wait_for(_greeted(files.socket, hello), max(0.1, give_up - time.monotonic()))
             except transport.ABSENT:
                 pass
             except DaemonError as error:
@@ -360,7 +358,7 @@ _children: list[subprocess.Popen[bytes]] = []
 
 def daemon_command() -> Sequence[str]:
     """How to run the daemon in the foreground. -P: a `json.py` in the working folder must not run in it."""
-    return [sys.executable, "-P", "-m", "stopgap.daemon.cli", "daemon", "run"]
+    return [sys.executable, "-P", "-m", "stopgap.daemon.server"]
 
 
 def _spawn(files: Place) -> subprocess.Popen[bytes]:

@@ -32,9 +32,7 @@ def _key(default: Any, doc: str, *choices: str, least: float = 0) -> Any:
 class Config:
     """Effective settings; one field per key of the file, the variable is STOPGAP_<KEY>."""
 
-    model: str = _key(
-        "starter", '"starter" (shipped with stopgap), or the folder of a DiffusionGemma checkpoint.'
-    )
+    model: str = _key("starter", '"starter" (shipped with stopgap), or the folder of a DiffusionGemma checkpoint.')
     engine: Literal["stopgap", "transformers"] = _key(
         "stopgap",
         "Which implementation runs the model; transformers is the slow reference.",
@@ -43,13 +41,10 @@ class Config:
     )
     device: str = _key("auto", '"auto", "cpu", "cuda" or "cuda:N".')
     threads: int = _key(0, "CPU threads of the model; 0 lets it choose.")
-    idle_minutes: float = _key(
-        10.0, "Free the model's memory after so many minutes without a request; 0: never."
-    )
-    exit_minutes: float = _key(60.0, "Exit after so many minutes without any client; 0: never.")
-    headroom_mb: int = _key(
-        0, "Give GPU memory back when other processes leave less than this free, in MiB; 0: never."
-    )
+    idle_minutes: float = _key(10.0, "Free the model's memory after so many minutes without a request; 0: never.")
+    exit_minutes: float = _key(60.0, "Exit after so many minutes without any connected client; 0: never.")
+    cache_mb: int = _key(256, "Memory for the prefix caches of open documents, in MiB; least recently used go first.")
+    headroom_mb: int = _key(0, "Give GPU memory back when other processes leave less than this free, in MiB; 0: never.")
     pause_on_battery: bool = _key(False, "Refuse fills and free the model's memory while running on battery.")
     max_queue: int = _key(64, 'Requests that may wait at once; more are answered "busy".', least=1)
     debug_log: bool = _key(False, "Write requests to the log, INCLUDING YOUR CODE; for hunting a bug only.")

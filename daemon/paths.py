@@ -53,7 +53,7 @@ def place(key: str) -> Place:
         spawn_lock=runtime / f"{key}.spawn",
         log=state / f"{key}.log",
         errors=state / f"{key}.err",
-        stats=state / "stats.json",
+        stats=state / f"{key}.stats.json",
     )
 
 

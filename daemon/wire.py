@@ -57,7 +57,7 @@ Code = Literal[
     "cancelled",  # by this client
     "superseded",  # a newer request for the same document came
     "deadline",  # `deadline_ms` passed before the request had its turn
-    "paused",  # `stopgap daemon pause`, or running on battery
+    "paused",  # by `stopgap daemon pause`, or running on battery
     "no_model",  # the model cannot be loaded
     "out_of_memory",  # also after dropping every cache
     "crashed",  # the engine failed on this request; `trace` finds it in the log
@@ -237,6 +237,13 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """Load the model now, e.g. when an editor gets the focus; answered by `Status` once it is in memory."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Unload:
     """Free the device memory; the next fill loads the model again."""
 
@@ -245,7 +252,7 @@ class Unload:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Answers StatusRequest, Pause, Resume and Unload. Sizes in bytes, times in milliseconds."""
+    """Answers StatusRequest, Pause, Resume, Load and Unload. Sizes in bytes, times in milliseconds."""
 
     id: int
     pid: int
@@ -357,6 +364,7 @@ FromClient = (
     | StatusRequest
     | Pause
     | Resume
+    | Load
     | Unload
     | TraceRequest
     | StatsRequest

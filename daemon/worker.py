@@ -1,0 +1,489 @@
+"""The one thread that owns the device: loads the engine, gives each step to whom the scheduler says.
+
+Knows nothing of sockets and frames on their way. The event loop calls the public methods; results leave
+through `emit`, which is called on the worker thread. This is the only file of the daemon that touches torch.
+
+A request is a generator that runs one denoising step per `next`. Several may be alive: a keystroke suspends a
+rewrite simply by not asking for its next step. A request that was cancelled is dropped after the step under way.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from stopgap.infill import contract
+
+from . import memory, wire
+from .config import Config
+from .scheduler import Job, Key, Reason, Scheduler
+from .trace import Trace
+
+log = logging.getLogger("stopgap.worker")
+
+_HEADROOM_CHECK_S = 5.0
+_TELLING = 1000
+"""Characters of an engine's message that are passed on."""
+
+
+@dataclass(slots=True)
+class Task:
+    """What the scheduler carries for a request."""
+
+    request: wire.Fill
+    trace: Trace
+    drafted: float = -math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A line for the request's timeline."""
+
+    what: str
+
+
+Item = wire.Progress | wire.Draft | wire.Done | wire.Error | Note
+Emit = Callable[[Job[Task], Item], None]
+"""Takes what happened to a job; called on the worker thread, in order."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """A started request: its generator and what it has cost."""
+
+    job: Job[Task]
+    steps: Iterator[contract.Draft | contract.Outcome]
+    queued_ms: float
+    count: int = 0
+    retried: bool = False
+
+
+@dataclass(slots=True)
+class Worker:
+    """Owns scheduler, engine and thread; `_wake` guards all that both threads touch."""
+
+    config: Config
+    emit: Emit
+    died: Callable[[], None]
+    """Called on the worker thread when it cannot go on; the process must be replaced."""
+    clock: Callable[[], float] = time.monotonic
+    free_device_bytes: Callable[[], int | None] = memory.free_device_bytes
+    state: wire.State = "cold"
+    info: contract.EngineInfo | None = None
+    """Of the engine in memory, refreshed after each request; None while there is none."""
+    failure: str = ""
+    """Why the model could not be loaded the last time."""
+    _wake: threading.Condition = field(default_factory=threading.Condition)
+    _scheduler: Scheduler[Task] = field(init=False)
+    _runs: dict[Key, _Run] = field(default_factory=dict)
+    _on_device: _Run | None = None
+    """Had the last step and has not ended."""
+    _engine: contract.Engine | None = None
+    _wanted: list[Callable[[], None]] = field(default_factory=list)
+    """Who waits for the model to be in memory (`load`)."""
+    _unwanted: list[Callable[[], None]] = field(default_factory=list)
+    """Who waits for the memory to be free (`unload`, `pause`)."""
+    _paused: bool = False
+    _stopping: bool = False
+    _last_used: float = 0.0
+    _caches_dropped: bool = False
+    _thread: threading.Thread | None = None
+
+    def __post_init__(self) -> None:
+        self._scheduler = Scheduler(self.config.max_queue)
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._main, name="stopgap-worker", daemon=True)
+        self._thread.start()
+
+    def stop(self, patience: float) -> bool:
+        """Ends the thread after the step under way; False if that took longer than `patience` seconds."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread is not None:
+            self._thread.join(patience)
+        return self._thread is None or not self._thread.is_alive()
+
+    def submit(self, job: Job[Task]) -> list[Job[Task]]:
+        """Queues a request; returns the jobs that ended by it (`Scheduler.submit`)."""
+        with self._wake:
+            ended = self._scheduler.submit(job, self.clock())
+            self._wake.notify()
+            return ended
+
+    def cancel(self, key: Key) -> Job[Task] | None:
+        """Ends a request; the device is free of it after the step under way."""
+        with self._wake:
+            self._wake.notify()
+            return self._scheduler.cancel(key)
+
+    def drop_client(self, client: int) -> list[Job[Task]]:
+        with self._wake:
+            self._wake.notify()
+            return self._scheduler.drop_client(client)
+
+    def drop_all(self, reason: Reason) -> list[Job[Task]]:
+        with self._wake:
+            self._wake.notify()
+            return self._scheduler.drop_all(reason)
+
+    def expire(self) -> list[Job[Task]]:
+        with self._wake:
+            return self._scheduler.expire(self.clock())
+
+    def counts(self) -> tuple[int, int]:
+        """Requests waiting and started."""
+        with self._wake:
+            return self._scheduler.waiting, self._scheduler.running
+
+    @property
+    def paused(self) -> bool:
+        return self._paused
+
+    def pause(self, freed: Callable[[], None]) -> list[Job[Task]]:
+        """Ends everything and frees the memory; `freed` is called on the worker thread."""
+        with self._wake:
+            self._paused = True
+            self._unwanted.append(freed)
+            self._wake.notify()
+            return self._scheduler.drop_all("paused")
+
+    def resume(self) -> None:
+        with self._wake:
+            self._paused = False
+            if self.state == "paused":
+                self.state = "cold"
+            self._wake.notify()
+
+    def load(self, loaded: Callable[[], None]) -> None:
+        """Brings the model into memory; `loaded` is called on the worker thread, also if that failed."""
+        with self._wake:
+            self._wanted.append(loaded)
+            self._wake.notify()
+
+    def unload(self, freed: Callable[[], None]) -> None:
+        """Frees the memory as soon as no request is started; `freed` is called on the worker thread."""
+        with self._wake:
+            self._unwanted.append(freed)
+            self._wake.notify()
+
+    def _main(self) -> None:
+        try:
+            while (turn := self._next_turn()) is not None:
+                turn()
+                self._sweep()
+        except BaseException as error:
+            log.critical("the worker thread failed: %s", memory.describe(error))
+            self.died()
+
+    def _next_turn(self) -> Callable[[], None] | None:
+        """Blocks until there is something to do; None to end the thread."""
+        with self._wake:
+            while not self._stopping:
+                if self._unwanted and not self._scheduler.running:
+                    return self._free
+                if self._wanted and not self._paused:
+                    return self._warm
+                job = None if self._paused else self._scheduler.next()
+                if job is not None:
+                    return lambda: self._advance(job)
+                if any(run.job.ended for run in self._runs.values()):
+                    return lambda: None  # only sweep
+                patience = self._patience()
+                if not self._wake.wait(patience) and patience is not None:
+                    return self._housekeeping
+            return None
+
+    def _patience(self) -> float | None:
+        """Seconds until the idle engine wants attention; None for never."""
+        if self._engine is None:
+            return None
+        waits = []
+        if self.config.idle_minutes:
+            waits.append(self._last_used + self.config.idle_minutes * 60 - self.clock())
+        if self.config.headroom_mb and self.free_device_bytes() is not None:
+            waits.append(_HEADROOM_CHECK_S)
+        return max(0.01, min(waits)) if waits else None
+
+    def _housekeeping(self) -> None:
+        idle = self.clock() - self._last_used
+        if self.config.idle_minutes and idle >= self.config.idle_minutes * 60:
+            log.info("unloading the model after %.0f idle minutes", idle / 60)
+            self._unload()
+        elif self._engine is not None and self._short_of_headroom():
+            if self._caches_dropped:
+                log.info("unloading the model: another process needs the device memory")
+                self._unload()
+            else:
+                log.info("dropping caches: another process needs the device memory")
+                self._engine.drop_caches()
+                self._caches_dropped = True
+                memory.trim()
+
+    def _short_of_headroom(self) -> bool:
+        free = self.free_device_bytes() if self.config.headroom_mb else None
+        return free is not None and free < self.config.headroom_mb << 20
+
+    def _advance(self, job: Job[Task]) -> None:
+        """One denoising step of one request, and what follows from it."""
+        run = self._runs.get(job.key)
+        if run is None:
+            run = self._begin(job)
+            if run is None:
+                return
+        if self._on_device is not run:
+            if run.count:
+                self.emit(job, Note(f"goes on after {run.count} steps"))
+            if self._on_device is not None and self._on_device.job.ended is None:
+                self.emit(self._on_device.job, Note("suspended for a keystroke"))
+            self._on_device = run
+        started = self.clock()
+        try:
+            item = next(run.steps)
+            run.count += 1
+        except Exception as error:
+            self._failed(run, error)
+        else:
+            self._yielded(run, item)
+        finally:
+            self._last_used = self.clock()
+            with self._wake:
+                self._scheduler.charge(job, self._last_used - started)
+
+    def _begin(self, job: Job[Task]) -> _Run | None:
+        if self._engine is None and not self._load(job):
+            return None
+        queued_ms = (self.clock() - job.arrived) * 1000
+        self.emit(job, Note("started"))
+        run = _Run(job, self._steps(job, job.work.request), queued_ms)
+        self._runs[job.key] = run
+        self._caches_dropped = False
+        return run
+
+    def _steps(self, job: Job[Task], request: wire.Fill) -> Iterator[contract.Draft | contract.Outcome]:
+        assert self._engine is not None
+        budget = request.budget_ms
+        if job.deadline is not None:
+            left = max(1.0, (job.deadline - self.clock()) * 1000)
+            budget = left if budget is None else min(budget, left)
+        return self._engine.fill(to_contract(request, budget), lambda: job.ended is not None or self._stopping)
+
+    def _yielded(self, run: _Run, item: contract.Draft | contract.Outcome) -> None:
+        job = run.job
+        if isinstance(item, contract.Outcome):
+            if self._end(run):
+                self.emit(job, to_done(job, item, run.queued_ms))
+        elif job.work.request.want_drafts and job.ended is None:
+            now = self.clock()
+            if now - job.work.drafted >= 1 / wire.DRAFTS_PER_SECOND:
+                job.work.drafted = now
+                self.emit(job, to_draft(job, item))
+
+    def _failed(self, run: _Run, error: Exception) -> None:
+        job, trace = run.job, run.job.work.trace.id
+        if isinstance(error, contract.FillError):
+            code: wire.Code = "bad_request"
+            message = str(error)[:_TELLING]
+        elif memory.is_out_of_memory(error):
+            memory.forget_frames(error)
+            log.warning("out of memory in request %s after %d steps", trace, run.count)
+            self._drop_caches()
+            if not run.retried and job.ended is None:
+                self.emit(job, Note("out of memory: caches dropped, once more with one candidate"))
+                run.retried = True
+                run.steps = self._steps(job, replace(job.work.request, candidates=1))
+                return
+            code = "out_of_memory"
+            message = "not enough memory for this request even without caches; use a smaller model or selection"
+        else:
+            log.error("request %s: the engine failed: %s", trace, memory.describe(error))
+            memory.forget_frames(error)
+            self._drop_caches()
+            code = "crashed"
+            message = f"the engine failed ({type(error).__name__}); `stopgap why {trace}` and the log say more"
+        if self._end(run):
+            self.emit(job, wire.Error(job.key[1], code, message, trace))
+        if memory.is_device_lost(error):
+            # A CUDA context does not come back from this; only a new process has a working one.
+            raise RuntimeError("the device is lost")
+
+    def _end(self, run: _Run) -> bool:
+        """Takes a run out; False if somebody else ended the request meanwhile."""
+        with self._wake:
+            alive = run.job.ended is None
+            self._scheduler.finish(run.job)
+        self._runs.pop(run.job.key, None)
+        self._close(run)
+        if self._engine is not None:
+            self.info = self._engine.info()
+        return alive
+
+    def _sweep(self) -> None:
+        """Closes the runs whose requests were ended from outside."""
+        for key, run in list(self._runs.items()):
+            if run.job.ended is not None:
+                del self._runs[key]
+                self._close(run)
+                self.emit(run.job, Note(f"device free after {run.count} steps"))
+
+    def _close(self, run: _Run) -> None:
+        if self._on_device is run:
+            self._on_device = None
+        close = getattr(run.steps, "close", None)
+        try:
+            if close is not None:
+                close()
+        except Exception as error:
+            log.error("request %s: closing failed: %s", run.job.work.trace.id, memory.describe(error))
+
+    def _drop_caches(self) -> None:
+        if self._engine is not None:
+            try:
+                self._engine.drop_caches()
+            except Exception as error:
+                log.error("dropping caches failed: %s", memory.describe(error))
+        memory.trim()
+
+    def _warm(self) -> None:
+        if self._engine is None:
+            self._load(None)
+        with self._wake:
+            waiting, self._wanted = self._wanted, []
+        for loaded in waiting:
+            loaded()
+
+    def _load(self, job: Job[Task] | None) -> bool:
+        """Loads the engine; if that fails, everyone who waits is told."""
+        self.state, self.failure = "loading", ""
+        told: dict[Key, str] = {}
+
+        def progress(what: str, fraction: float) -> None:
+            with self._wake:
+                waiting = list(self._scheduler)
+            for one in waiting:
+                if told.get(one.key) != what:
+                    told[one.key] = what
+                    self.emit(one, Note(f"loading the model: {what}"))
+                self.emit(one, wire.Progress(one.key[1], what[:_TELLING], min(1.0, max(0.0, fraction))))
+
+        began = self.clock()
+        try:
+            self._engine = _make_engine(self.config, self.clock, progress)
+            self.info = self._engine.info()
+        except Exception as error:
+            expected = isinstance(error, contract.FillError)
+            self.failure = str(error)[:_TELLING] if expected else f"{type(error).__name__}: {str(error)[:_TELLING]}"
+            log.error("the model could not be loaded: %s", self.failure if expected else memory.describe(error))
+            memory.forget_frames(error)
+            self._engine, self.info = None, None
+            memory.trim()
+            with self._wake:
+                waiting = list(self._scheduler)
+                for one in waiting:
+                    self._scheduler.finish(one)
+            for one in waiting:
+                message = f"the model cannot be loaded: {self.failure}"
+                self.emit(one, wire.Error(one.key[1], "no_model", message[:_TELLING], one.work.trace.id))
+        self.state = "cold" if self._engine is None else "ready"
+        self._last_used = self.clock()
+        log.info("model %s after %.1f s", self.state, self.clock() - began)
+        return self._engine is not None and (job is None or job.ended is None)
+
+    def _free(self) -> None:
+        self._unload()
+        with self._wake:
+            waiting, self._unwanted = self._unwanted, []
+        for freed in waiting:
+            freed()
+
+    def _unload(self) -> None:
+        for run in self._runs.values():
+            self._close(run)
+        self._runs.clear()
+        self._engine, self.info = None, None
+        memory.trim()
+        with self._wake:
+            self.state = "paused" if self._paused else "cold"
+
+
+def to_contract(request: wire.Fill, budget_ms: float | None) -> contract.FillRequest:
+    """The engine's half of a request."""
+    return contract.FillRequest(
+        source=request.source,
+        language=request.language,
+        start=request.start,
+        end=request.end,
+        target=request.target,
+        path=request.path,
+        snippets=tuple(contract.Snippet(one.path, one.text) for one in request.snippets),
+        instruction=request.instruction,
+        candidates=request.candidates,
+        budget_ms=budget_ms,
+        max_steps=request.max_steps,
+        seed=request.seed,
+        allow_unchecked=request.allow_unchecked,
+        document=request.document,
+    )
+
+
+def to_draft(job: Job[Task], draft: contract.Draft) -> wire.Draft:
+    return wire.Draft(job.key[1], draft.step, draft.max_steps, draft.start, draft.end, draft.text, draft.settled[:4096])
+
+
+def to_done(job: Job[Task], outcome: contract.Outcome, queued_ms: float) -> wire.Done:
+    """The terminal frame of an outcome, cut to the wire's bounds."""
+    return wire.Done(
+        id=job.key[1],
+        start=outcome.start,
+        end=outcome.end,
+        node_type=outcome.node_type,
+        fills=tuple(
+            wire.Candidate(one.text, one.score if math.isfinite(one.score) else -1e9, one.checked)
+            for one in outcome.fills[:64]
+        ),
+        reason=outcome.reason[:_TELLING],
+        steps=outcome.steps,
+        slots=outcome.slots,
+        milliseconds=outcome.milliseconds,
+        model=outcome.model,
+        prefix_tokens=outcome.prefix_tokens,
+        prefix_reused=outcome.prefix_reused,
+        stopped=outcome.stopped,
+        events=tuple(wire.Event(event.ms, event.what[:_TELLING]) for event in outcome.events[:1000]),
+        queued_ms=queued_ms,
+        trace=job.work.trace.id,
+    )
+
+
+def _make_engine(config: Config, clock: Callable[[], float], progress: Callable[[str, float], None]) -> contract.Engine:
+    threads = config.threads or None
+    # For developers: `FILE.py:FUNCTION`, called like load_engine; runs the real daemon without a model.
+    if factory := os.environ.get("STOPGAP_ENGINE_FACTORY", ""):
+        file, _, function = factory.rpartition(":")
+        spec = importlib.util.spec_from_file_location("stopgap_engine_factory", file)
+        if spec is None or spec.loader is None:
+            raise contract.FillError(f"STOPGAP_ENGINE_FACTORY={factory}: not FILE.py:FUNCTION")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        make: Callable[..., contract.Engine] = getattr(module, function)
+    else:
+        progress("starting torch", 0.0)
+        from stopgap.infill.engine import load_engine as make
+    return make(
+        config.model,
+        engine=config.engine,
+        device=config.device,
+        threads=threads,
+        clock=clock,
+        progress=progress,
+        cache_budget=config.cache_mb << 20,
+    )
