@@ -1,0 +1,423 @@
+"""The gate: whether a fill may be shown, judged on the spliced text, and what is cut off it before.
+
+A fill passes if the file is no worse with it: no new ERROR or MISSING node, for Python no new compile
+error, nothing behind the hole swallowed or stolen, nothing of it repeated. Knows no tokens and no model;
+its time budget is measured on the clock it is given.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+
+from tree_sitter import Node, Tree
+
+from .holes import Hole
+from .source import Clock, Flaw, Source, flaws, grow, line_end, line_start, splice
+
+_FULL, _AST, _NOT = 2, 1, 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a fill may be shown; `reason` is one plain phrase, empty when `ok`."""
+
+    ok: bool
+    reason: str = ""
+    span: tuple[int, int] | None = None
+    """Bytes of the fill to write anew; None stands for all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """What a place behind the hole belongs to: a string, a comment or code, and what encloses it."""
+
+    offset: int
+    """From the hole's end."""
+    kind: str
+    owners: frozenset[int]
+    """Where the enclosing statements, bodies and brackets begin that begin before the hole."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """The file as it would be with an innocent fill."""
+
+    fill: bytes
+    flaws: Counter[tuple[int, int, str]]
+    """Flaws outside the hole, in offsets of the text without the fill's length."""
+    marks: tuple[_Mark, ...]
+    compiles: int
+
+
+class Gate:
+    """Judges fills for one hole of one source; what the file was like before is found out once."""
+
+    def __init__(
+        self,
+        source: Source,
+        hole: Hole,
+        *,
+        clock: Clock | None = None,
+        budget_ms: float | None = None,
+        allow_unchecked: bool = False,
+    ) -> None:
+        """`budget_ms` bounds each single parse, on `clock`; over it the verdict is no.
+
+        Without a tree nothing passes unless `allow_unchecked`.
+        """
+        self.source, self.hole = source, hole
+        self.checked = source.tree is not None
+        self._allowed = allow_unchecked
+        self._clock, self._budget_ms = clock, budget_ms
+        self._known: dict[tuple[bytes, bool], Verdict] = {}
+        self._before = self._judge_before() if self.checked else None
+
+    def check(self, fill: bytes, *, complete: bool = True) -> Verdict:
+        """The verdict on a fill as it would go into the file (`Hole.wrap` applied).
+
+        With `complete=False` the fill may be unfinished on its last line.
+        """
+        key = fill, complete
+        if key not in self._known:
+            self._known[key] = self._check(fill, complete)
+        return self._known[key]
+
+    def tidy(self, fill: bytes) -> bytes:
+        """The fill without what repeats the text behind the hole; the first form that passes, else the plainest.
+
+        Cuts trailing blanks, repeated lines, repeated closing brackets, a repeated indentation, and what
+        goes beyond the line where one line is wanted.
+        """
+        plain = self._trimmed(fill)
+        forms = [plain]
+        for form in (self._without_repeats, self._without_closers, self._without_indent, self._first_line):
+            forms += [made for made in map(form, list(forms)) if made not in forms]
+        for made in forms:
+            if self.check(made).ok:
+                return made
+        return plain
+
+    # ---- before -----------------------------------------------------------------------------------------
+
+    def _judge_before(self) -> _Before:
+        """With the text that is there, else with the neutral filler that leaves the fewest flaws."""
+        hole = self.hole
+        fillers = [hole.wrap(one.encode()) for one in self.source.language.fillers]
+        best: _Before | None = None
+        for fill in [self.source.text[hole.start : hole.end], *fillers]:
+            grown = self._grow(fill)
+            if grown is None:
+                break
+            text, tree = grown
+            found = self._outside(flaws(tree), len(fill))
+            if found is None and best is not None:
+                continue
+            compiles = _compiles(*self._region(text, tree, len(fill)))[0] if self._python and not found else _NOT
+            before = _Before(fill, found or Counter(), self._marks(text, tree, len(fill)), compiles)
+            if found is None:
+                before.flaws[-1, -1, "inside"] += 1
+            if best is None or _worse(best, before):
+                best = before
+            if not best.flaws and (best.compiles or not self._python):
+                break
+        return best or _Before(b"", Counter(), (), _NOT)
+
+    @property
+    def _python(self) -> bool:
+        return self.source.language.name == "python"
+
+    def _outside(self, found: list[Flaw], size: int) -> Counter[tuple[int, int, str]] | None:
+        """Flaws in offsets of the old text; None when one touches the fill."""
+        start, end = self.hole.start, self.hole.start + size
+        moved = size - (self.hole.end - self.hole.start)
+        places: Counter[tuple[int, int, str]] = Counter()
+        for flaw in found:
+            if (flaw.start < end and flaw.end > start) or start <= flaw.start == flaw.end <= end:
+                return None
+            a, b = (at - moved if at >= end else at for at in (flaw.start, flaw.end))
+            places[a, b, flaw.kind] += 1
+        return places
+
+    # ---- after ------------------------------------------------------------------------------------------
+
+    def _check(self, fill: bytes, complete: bool) -> Verdict:
+        if not fill.strip():
+            return Verdict(False, "empty")
+        if self._before is None:
+            return Verdict(self._allowed, "" if self._allowed else self.source.why or "no syntax tree")
+        if self.hole.single_line and b"\n" in fill.strip():
+            return Verdict(
+                False, "goes beyond the line", (fill.index(b"\n", len(fill) - len(fill.lstrip())), len(fill))
+            )
+        grown = self._grow(fill)
+        if grown is None:
+            return Verdict(False, f"the syntax check took longer than {self._budget_ms:g} ms")
+        text, tree = grown
+        return (
+            self._new_flaws(tree, fill, complete)
+            or self._swallowed(text, tree, fill)
+            or self._repeated(fill)
+            or self._uneven(text, tree, fill)
+            or self._uncompilable(text, tree, fill)
+            or Verdict(True)
+        )
+
+    def _grow(self, fill: bytes) -> tuple[bytes, Tree] | None:
+        text, window, old = splice(self.source, self.hole.start, self.hole.end, fill)
+        tree = grow(text, self.source.language, window, old=old, budget_ms=self._budget_ms, clock=self._clock)
+        return (text, tree) if tree is not None else None
+
+    def _new_flaws(self, tree: Tree, fill: bytes, complete: bool) -> Verdict | None:
+        """Flaws that were not there before at the same place, or that touch the fill."""
+        assert self._before is not None
+        found = flaws(tree)
+        if not found:
+            return None
+        start, end = self.hole.start, self.hole.start + len(fill)
+        if not complete:
+            last = start + fill.rstrip().rfind(b"\n") + 1
+            found = [one for one in found if not last <= one.start <= end]
+        outside = self._outside(found, len(fill))
+        if outside is not None and not outside - self._before.flaws:
+            return None
+        near = [one for one in found if one.start <= end and one.end >= start]
+        a = max(min((one.start for one in near), default=end), start) - start
+        b = min(max((one.end for one in near), default=start), end) - start
+        missing = next((one.kind for one in near if one.start == one.end), "")
+        reason = f"a syntax error: {missing} is missing" if missing else "a syntax error"
+        return Verdict(False, reason, (a, b) if near and a < b else None)
+
+    def _swallowed(self, text: bytes, tree: Tree, fill: bytes) -> Verdict | None:
+        """What stands behind the hole must stay in the string, comment, statement or body it was in."""
+        assert self._before is not None
+        for mark in self._before.marks:
+            kind, owners = self._owners(text, tree, self.hole.start + len(fill) + mark.offset)
+            if kind != mark.kind:
+                return Verdict(False, f"turns what follows into {kind}")
+            if mark.owners - owners:
+                return Verdict(False, "takes what follows out of its block")
+        return None
+
+    def _repeated(self, fill: bytes) -> Verdict | None:
+        size = self._overlap(fill)
+        if not size:
+            return None
+        return Verdict(False, "repeats what follows", (len(fill) - size, len(fill)))
+
+    def _uneven(self, text: bytes, tree: Tree, fill: bytes) -> Verdict | None:
+        """Python: statements of one block begin in one column (the grammar lets most slips through)."""
+        if not self._python:
+            return None
+        start, end = self.hole.start, self.hole.start + len(fill)
+        node = tree.root_node.descendant_for_byte_range(start, end)
+        while node is not None and node.type not in ("block", "module"):
+            node = node.parent
+        stack = [node] if node is not None else []
+        while stack:
+            node = stack.pop()
+            if node.end_byte < start or node.start_byte > end:
+                continue
+            if node.type in ("block", "module"):
+                slip = _slip(text, node)
+                if slip is not None:
+                    a = min(max(line_start(text, slip) - start, 0), len(fill))
+                    b = min(max(line_end(text, slip) - start, 0), len(fill))
+                    return Verdict(False, "wrong indentation", (a, b) if a < b else None)
+            stack.extend(node.named_children)
+        return None
+
+    def _uncompilable(self, text: bytes, tree: Tree, fill: bytes) -> Verdict | None:
+        assert self._before is not None
+        if not self._before.compiles:
+            return None
+        region, at = self._region(text, tree, len(fill))
+        level, error = _compiles(region, at, self._before.compiles)
+        if level >= self._before.compiles or error is None:
+            return None
+        place = self._line_of(text, at, error)
+        a = min(max(line_start(text, place) - self.hole.start, 0), len(fill))
+        b = min(max(line_end(text, place) - self.hole.start, 0), len(fill))
+        return Verdict(False, f"Python says: {error.msg}", (a, b) if a < b else None)
+
+    @staticmethod
+    def _line_of(text: bytes, at: int, error: SyntaxError) -> int:
+        for _ in range((error.lineno or 1) - 1):
+            at = text.find(b"\n", at) + 1 or len(text)
+        return at
+
+    # ---- places -----------------------------------------------------------------------------------------
+
+    def _region(self, text: bytes, tree: Tree, size: int) -> tuple[bytes, int]:
+        """The top-level statements that the fill touches, as whole lines, and where they begin."""
+        start, end = self.hole.start, self.hole.start + size
+        low, high = line_start(text, start), line_end(text, end)
+        above = low
+        for node in tree.root_node.children:
+            if node.end_byte >= low and node.start_byte <= high:
+                low = min(low, line_start(text, node.start_byte))
+                high = max(high, line_end(text, node.end_byte))
+            elif node.end_byte < low and node.type != "comment":
+                above = line_start(text, node.start_byte)  # `def f():` without a body ends before the hole
+            elif node.start_byte > high:
+                break
+        low = min(low, above)
+        return text[low:high] + b"\n", low
+
+    def _marks(self, text: bytes, tree: Tree, size: int) -> tuple[_Mark, ...]:
+        """Sample places behind the hole: the first and last character of the line, then of lines below."""
+        end = self.hole.start + size
+        places = []
+        for found in re.finditer(rb"[^\s]", text[end : line_end(text, end)]):
+            places += [found.start()]
+        places = places[:1] + places[-1:]
+        for found in re.finditer(rb"\n[ \t]*([^\s])", text[end : end + 4096]):
+            places.append(found.start(1))
+            if len(places) >= 6:
+                break
+        return tuple(_Mark(one, *self._owners(text, tree, end + one)) for one in dict.fromkeys(places))
+
+    def _owners(self, text: bytes, tree: Tree, offset: int) -> tuple[str, frozenset[int]]:
+        """What the character at `offset` is part of, and where what encloses it begins, if before the hole."""
+        language = self.source.language
+        kind = "code"
+        decided = False
+        owners = set()
+        node = tree.root_node.descendant_for_byte_range(offset, min(offset + 1, len(text)))
+        while node is not None and node.parent is not None:
+            if not decided and node.type in language.comments:
+                kind, decided = "a comment", True
+            elif not decided and node.type in language.strings:
+                kind, decided = "a string", True
+            elif "interpolation" in node.type or "substitution" in node.type:
+                decided = True
+            if node.start_byte < self.hole.start and not node.is_error and self._holds(node):
+                owners.add(node.start_byte)
+            node = node.parent
+        return kind, frozenset(owners)
+
+    def _holds(self, node: Node) -> bool:
+        language = self.source.language
+        kind = node.type
+        return (
+            kind in language.bodies
+            or kind in language.functions
+            or kind in language.classes
+            or kind in language.arguments
+            or kind in language.parameters
+            or kind.endswith(("_statement", "_clause", "_definition", "_declaration", "_item"))
+        )
+
+    # ---- repeats ----------------------------------------------------------------------------------------
+
+    @property
+    def _rest(self) -> bytes:
+        return self.source.text[self.hole.end : self.hole.end + 4096]
+
+    def _trimmed(self, fill: bytes) -> bytes:
+        """Without trailing blanks where the line ends anyway."""
+        rest = self._rest
+        if self.hole.tail and fill.endswith(self.hole.tail):
+            return fill[: -len(self.hole.tail)].rstrip() + self.hole.tail
+        if not rest or rest[:1] in b"\r\n":
+            return fill.rstrip()
+        return fill
+
+    def _overlap(self, fill: bytes) -> int:
+        """How many bytes at the fill's end repeat what follows: whole lines, or the rest of this line."""
+        body = fill[: len(fill) - len(self.hole.tail)] if fill.endswith(self.hole.tail) else fill
+        extra = len(fill) - len(body)
+        rest = self._rest.split(b"\n")
+        first = rest[0].strip()
+        if first and _weight(first) >= 6 and body.rstrip().endswith(first):
+            kept = body.rstrip()[: -len(first)]
+            return len(body) - len(kept) + extra
+        following = [line.strip() for line in rest[1:] if line.strip()]
+        lines = body.split(b"\n")
+        for count in range(min(len(lines), len(following), 12), 0, -1):
+            last = [line.strip() for line in lines[-count:]]
+            if last == following[:count] and sum(map(_weight, last)) >= 6:
+                return min(len(b"\n".join(lines[-count:])) + 1 + extra, len(fill))
+        return 0
+
+    def _without_repeats(self, fill: bytes) -> bytes:
+        kept = fill[: len(fill) - self._overlap(fill)]
+        return self._trimmed(kept + self.hole.tail) if kept.strip() and kept != fill else fill
+
+    def _without_closers(self, fill: bytes) -> bytes:
+        """Without closing brackets (and what ends a statement) that stand behind the hole already."""
+        rest = b"".join(self._rest.split())[:16]
+        end = len(fill.rstrip())
+        closers = re.search(rb"[)\]}>;,'\"`\s]*$", fill[:end])
+        assert closers is not None
+        tail = b"".join(closers.group().split())
+        same = next((n for n in range(min(len(tail), len(rest)), 0, -1) if rest.startswith(tail[-n:])), 0)
+        while same:
+            end -= 1
+            same -= fill[end : end + 1].strip() != b""
+        return self._trimmed(fill[:end]) if end < len(fill.rstrip()) else fill
+
+    def _without_indent(self, fill: bytes) -> bytes:
+        """Without the indentation that stands before the hole already."""
+        blank = self.source.text[line_start(self.source.text, self.hole.start) : self.hole.start]
+        return fill[len(blank) :] if blank and not blank.strip() and fill.startswith(blank) else fill
+
+    def _first_line(self, fill: bytes) -> bytes:
+        if not self.hole.single_line:
+            return fill
+        line = fill.lstrip(b"\r\n").split(b"\n")[0]
+        return line.rstrip(b"\r")
+
+
+def _weight(line: bytes) -> int:
+    """How much a line says: `}` and `end` nothing, so that repeating them is no offence."""
+    return len(re.findall(rb"[\w\x80-\xff]", line))
+
+
+def _worse(one: _Before, other: _Before) -> bool:
+    """Whether `other` is the better state to compare with."""
+    return (one.flaws.total(), -one.compiles) > (other.flaws.total(), -other.compiles)
+
+
+def _slip(text: bytes, block: Node) -> int | None:
+    """Where a statement of this block begins a line in another column than the first one does."""
+    wanted: bytes | None = b"" if block.type == "module" else None
+    for child in block.named_children:
+        if child.type == "comment" or child.is_error:
+            continue
+        begin = line_start(text, child.start_byte)
+        blank = text[begin : child.start_byte]
+        if blank.strip(b" \t\f\\\r\n"):
+            if wanted is None:
+                return None  # `if x: y` on one line
+            continue
+        if wanted is None:
+            wanted = blank
+        elif blank.strip(b"\f") != wanted:
+            return child.start_byte
+    return None
+
+
+def _compiles(region: bytes, _at: int, want: int = _FULL) -> tuple[int, SyntaxError | None]:
+    """How far Python gets with a text: to bytecode, to a syntax tree, or nowhere and why.
+
+    `return` outside a function and the like are found on the way to bytecode only.
+    """
+    level, problem = _NOT, None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            text = region.decode()
+            tree = ast.parse(text, "<fill>")
+            level = _AST
+            if want == _FULL:
+                compile(tree, "<fill>", "exec", dont_inherit=True)
+                level = _FULL
+        except SyntaxError as error:
+            problem = error
+        except (ValueError, RecursionError, MemoryError, OverflowError) as error:
+            problem = SyntaxError(str(error) or type(error).__name__)
+    return level, problem
