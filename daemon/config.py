@@ -32,7 +32,7 @@ def _key(default: Any, doc: str, *choices: str, least: float = 0) -> Any:
 class Config:
     """Effective settings; one field per key of the file, the variable is STOPGAP_<KEY>."""
 
-    model: str = _key("starter", '"starter" (shipped with stopgap), or the folder of a DiffusionGemma checkpoint.')
+    model: str = _key("starter", '"starter" (shipped with stopgap), or the absolute path of a model folder.')
     engine: Literal["stopgap", "transformers"] = _key(
         "stopgap",
         "Which implementation runs the model; transformers is the slow reference.",
@@ -154,4 +154,9 @@ def _checked(value: Any, kind: Any, item: dataclasses.Field[Any], origin: str) -
         raise ConfigError(f"{where} = {value!r}: a number from {item.metadata['least']} to 1e9 was expected")
     if kind is str and not value:
         raise ConfigError(f"{where} is empty")
+    if item.name == "model" and value != "starter":
+        # Relative to what? The daemon's working folder is not the user's.
+        value = str(Path(value).expanduser())
+        if not Path(value).is_absolute():
+            raise ConfigError(f'{where} = {value!r}: "starter" or an absolute path was expected')
     return value

@@ -1,0 +1,322 @@
+"""The `stopgap` command: thin, and quick to start because every command imports what it needs inside."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from typer.exceptions import Abort, TyperException
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from . import wire
+    from .client import Client
+
+OFFERED, FAILED, USAGE, NOTHING, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit statuses: a fill, the daemon failed, the user can fix it, no fill passed, Ctrl-C."""
+
+_USERS = {"bad_request", "no_model", "paused", "version"}
+"""Error codes whose remedy is in the user's hands."""
+
+app = typer.Typer(
+    name="stopgap",
+    help="Fills gaps in code on this machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+daemon_app = typer.Typer(help="The resident process that keeps the model warm.", no_args_is_help=True)
+app.add_typer(daemon_app, name="daemon")
+
+
+@app.command()
+def fill(
+    file: Annotated[str, typer.Argument(metavar="FILE", help='The file, or "-" for stdin.')],
+    at: Annotated[
+        str, typer.Option(metavar="LINE:COLUMN", help="Where, both counted from 1, the column in characters.")
+    ] = "",
+    marker: Annotated[str, typer.Option(metavar="TEXT", help="Replace this text, which is in the file once.")] = "",
+    select: Annotated[
+        str, typer.Option(metavar="L:C-L:C", help="Replace from the first position up to the second.")
+    ] = "",
+    target: Annotated[
+        Literal["cursor", "placeholder", "body", "node", "error"],
+        typer.Option(help="What --at points at: a gap, a `pass` or TODO, a function's body, a node, an error."),
+    ] = "cursor",
+    language: Annotated[str, typer.Option(help="Instead of telling it from the file's name.")] = "",
+    model: Annotated[str, typer.Option(help='A model folder or "starter", instead of the configured one.')] = "",
+    instruction: Annotated[str, typer.Option(help="What to write, for models that follow instructions.")] = "",
+    candidates: Annotated[int, typer.Option(min=1, max=16, help="How many fills to look for.")] = 1,
+    budget_ms: Annotated[
+        float | None, typer.Option(min=1, help="Answer with the best checked fill after so many milliseconds.")
+    ] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps at most.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed may give another fill.")] = 0,
+    allow_unchecked: Annotated[
+        bool, typer.Option("--allow-unchecked", help="Offer fills in languages without a grammar.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    in_place: Annotated[bool, typer.Option("--in-place", help="Write the fill into the file.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show the draft settling.")] = False,
+) -> None:
+    """Fill one gap in FILE and show the change.
+
+    Exit status: 0 a fill was found, 3 nothing passed the syntax gate, 2 the request or an input is wrong,
+    1 the daemon failed.
+    """
+    from . import oneshot, wire
+
+    if in_place and file == "-":
+        raise oneshot.InputError("--in-place needs a file, not stdin")
+    if watch and as_json:
+        raise oneshot.InputError("--watch is for a terminal; leave out --json")
+    source = oneshot.read_source(file)
+    hole = oneshot.place_of(source, at, marker, select, target)
+    name = oneshot.language_of(file, language)
+    if model:
+        os.environ["STOPGAP_MODEL"] = model if model == "starter" else str(Path(model).expanduser().absolute())
+    request = wire.Fill(
+        source=source,
+        language=name,
+        start=hole.start,
+        end=hole.end,
+        target=hole.target,
+        path="" if file == "-" else file,
+        instruction=instruction,
+        candidates=candidates,
+        budget_ms=budget_ms,
+        max_steps=max_steps,
+        seed=seed,
+        allow_unchecked=allow_unchecked,
+        want_drafts=watch,
+    )
+    if watch:
+        from rich.console import Console
+
+        from .terminal import Watcher
+
+        with Watcher(Console(), source) as watcher:
+            answer = asyncio.run(oneshot.ask(request, watcher))
+    else:
+        answer = asyncio.run(oneshot.ask(request))
+    if isinstance(answer, wire.Error):
+        _complain(answer.message)
+        raise typer.Exit(USAGE if answer.code in _USERS else FAILED)
+    if in_place and answer.fills:
+        oneshot.write_in_place(file, source, oneshot.spliced(source, answer))
+    _print_fill(file, source, answer, as_json)
+    raise typer.Exit(OFFERED if answer.fills else NOTHING)
+
+
+def _print_fill(file: str, source: bytes, done: wire.Done, as_json: bool) -> None:
+    best = done.fills[0] if done.fills else None
+    if as_json:
+        shown: dict[str, object] = {
+            "fill": best.text if best else None,
+            "start_byte": done.start,
+            "end_byte": done.end,
+            "node_type": done.node_type,
+            "syntax_ok": bool(best and best.checked),
+            "steps": done.steps,
+            "milliseconds": round(done.milliseconds, 3),
+            "model": done.model,
+            "slots": done.slots,
+        }
+        if best is None:
+            shown["reason"] = done.reason
+        if len(done.fills) > 1:
+            shown["others"] = [one.text for one in done.fills[1:]]
+        print(json.dumps(shown, ensure_ascii=False))
+    elif best is None:
+        _complain(f"no fill: {done.reason or 'nothing passed the syntax gate'}")
+    else:
+        from rich.console import Console
+
+        from .oneshot import spliced
+        from .terminal import show_fill
+
+        show_fill(Console(highlight=False), file, source, spliced(source, done), done)
+
+
+@daemon_app.command()
+def start() -> None:
+    """Start the daemon if none runs."""
+
+    async def work(client: Client) -> None:
+        print(f"the stopgap daemon is process {client.welcome.pid}")
+
+    _with_client(work, spawn=True)
+
+
+@daemon_app.command()
+def stop() -> None:
+    """Let the daemon finish what runs, then end it."""
+    from .control import stop_daemon
+
+    print(stop_daemon())
+
+
+@daemon_app.command()
+def run() -> None:
+    """Be the daemon, in the foreground (for systemd, launchd, or to look at it)."""
+    from .server import serve
+
+    raise typer.Exit(serve())
+
+
+@daemon_app.command()
+def pause() -> None:
+    """Free the model's memory and refuse fills until `stopgap daemon resume`."""
+    _with_client(lambda client: _print_status(client.pause()))
+
+
+@daemon_app.command()
+def resume() -> None:
+    """Serve again after `stopgap daemon pause`."""
+    _with_client(lambda client: _print_status(client.resume()))
+
+
+@daemon_app.command()
+def load() -> None:
+    """Bring the model into memory now instead of at the next fill."""
+    _with_client(lambda client: _print_status(client.load()), spawn=True)
+
+
+@daemon_app.command()
+def unload() -> None:
+    """Free the model's memory; the next fill loads it again."""
+    _with_client(lambda client: _print_status(client.unload()))
+
+
+@app.command()
+@daemon_app.command()
+def status(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+    """Show model, device, memory, queue and latency of the daemon."""
+    _with_client(lambda client: _print_status(client.status(), as_json))
+
+
+@app.command()
+def why(
+    last: Annotated[int, typer.Option("--last", "-n", min=1, max=500, help="How many requests.")] = 5,
+    trace: Annotated[str, typer.Argument(metavar="[TRACE]", help="Only the request with this id.")] = "",
+) -> None:
+    """Say what happened to the last requests, and why nothing was offered."""
+
+    async def work(client: Client) -> None:
+        from .trace import explain
+
+        timelines = await client.why(last, trace)
+        print("\n".join(map(explain, timelines)) or "the daemon has had no such request")
+
+    _with_client(work)
+
+
+@app.command()
+def stats() -> None:
+    """Show how many fills were accepted; counted on this machine only."""
+
+    async def work(client: Client) -> None:
+        from rich.console import Console
+
+        from .terminal import show_stats
+
+        show_stats(Console(), await client.stats())
+
+    _with_client(work)
+
+
+@app.command()
+def config(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+    """Print every setting, its value and where that comes from."""
+    from .config import config_path, effective
+
+    settings = effective()
+    if as_json:
+        print(json.dumps({one.key: {"value": one.value, "origin": one.origin} for one in settings}))
+        return
+    from rich.console import Console
+
+    from .terminal import show_settings
+
+    path = config_path()
+    show_settings(Console(highlight=False), str(path), path.exists(), settings)
+
+
+@app.command()
+def lsp() -> None:
+    """Serve an editor over stdin and stdout (Language Server Protocol)."""
+    from stopgap.lsp.server import main as serve_editor
+
+    serve_editor()
+
+
+def _with_client(work: Callable[[Client], Coroutine[object, object, None]], spawn: bool = False) -> None:
+    async def session() -> None:
+        from .client import Client
+
+        client = await Client.connect("cli", spawn=spawn)
+        try:
+            await work(client)
+        finally:
+            await client.close()
+
+    asyncio.run(session())
+
+
+async def _print_status(answer: Coroutine[object, object, wire.Status], as_json: bool = False) -> None:
+    found = await answer
+    if as_json:
+        from dataclasses import asdict
+
+        print(json.dumps(asdict(found)))
+    else:
+        from rich.console import Console
+
+        from .terminal import show_status
+
+        show_status(Console(highlight=False), found)
+
+
+def _complain(message: str) -> None:
+    print(f"stopgap: {message}", file=sys.stderr)
+
+
+# Commands for models (train, eval, bench, model) are added above this line, one thin function each.
+
+
+def main() -> int:
+    """Runs the command line; errors that the user can act on become one line, never a traceback."""
+    from stopgap.infill.contract import FillError
+
+    from .client import DaemonError
+    from .config import ConfigError
+    from .oneshot import InputError
+    from .paths import PathsError
+
+    try:
+        status = app(standalone_mode=False)
+    except (InputError, FillError, ConfigError, PathsError, DaemonError) as error:
+        _complain(str(error))
+        return USAGE
+    except TyperException as error:
+        message = error.format_message()
+        print(message, file=sys.stderr) if message.startswith("Usage:") else _complain(message)
+        return USAGE
+    except (Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough; without this Python complains again while shutting down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    return status if isinstance(status, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

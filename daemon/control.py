@@ -1,0 +1,52 @@
+"""Ending a daemon from outside, also one that does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from . import transport
+from .client import Client, DaemonError
+from .config import load
+from .paths import place
+
+_POLITE_S = 35.0
+"""The daemon lets running requests finish for 30 s."""
+_RUDE_S = 5.0
+
+
+def stop_daemon() -> str:
+    """Ends the daemon of the current settings; says in one line what happened."""
+    files = place(load().key)
+    pid = transport.holder(files.lock)
+    if pid is None:
+        return "no stopgap daemon is running"
+    with suppress(DaemonError):
+        asyncio.run(_ask())
+        if _gone(files.lock, _POLITE_S):
+            return f"stopped process {pid}"
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+        if _gone(files.lock, _RUDE_S):
+            return f"process {pid} did not answer and was ended by {number.name}"
+    raise DaemonError(f"process {pid} cannot be ended")
+
+
+async def _ask() -> None:
+    client = await Client.connect("cli", spawn=False, patience=5)
+    await client.shutdown()
+    await client.close()
+
+
+def _gone(lock: Path, patience: float) -> bool:
+    give_up = time.monotonic() + patience
+    while transport.holder(lock) is not None:
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(0.02)
+    return True
