@@ -1,0 +1,105 @@
+"""Held-out numbers while training: cheap enough to run every few minutes on the core that trains.
+
+Knows the learner and shards; the full score card is `evaluation`'s. Reported: next-token and canvas
+cross-entropy (nats per token), and greedy left-to-right drafts of single lines against the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from .learner import Learner
+from .metrics import similarity
+from .objective import Ints, Noise, rows, window
+from .prompt import InfillMarkers
+from .shards import KINDS, Shard
+from .training import PAD, first_guess, joint_loss, to_batch
+
+
+@torch.no_grad()
+def losses(learner: Learner, shard: Shard, markers: InfillMarkers, count: int, length: int) -> dict[str, float]:
+    """Cross-entropies over `count` random windows: encoder, canvas at t = 1 and t = 0.5, and t = 1 refined once."""
+    device = learner.embed.device
+    holes = np.random.default_rng(5).permutation(len(shard))[:count]
+    out: dict[str, float] = {}
+    for name, share in (("t1", 1.0), ("t5", 0.5)):
+        noise = Noise(full=float(share == 1.0), low=share, clean_weight=0.0, spare_weight=0.0)
+        if share != 1.0:
+            noise = Noise(full=0.0, low=share, clean_weight=0.0, spare_weight=0.0)
+        total: dict[str, list[float]] = {}
+        for at in range(0, count, 16):
+            part = holes[at : at + 16]
+            made = rows(
+                shard, part, length, 1, 64, markers, noise, PAD, learner.shape.vocabulary, np.random.default_rng(at)
+            )
+            batch = to_batch(made, device)
+            blank = torch.zeros((*batch.canvas.shape, learner.shape.hidden), dtype=learner.dtype, device=device)
+            ar, canvas = joint_loss(learner, batch, blank)
+            total.setdefault("ar", []).append(float(ar))
+            total.setdefault(f"canvas {name}", []).append(float(canvas))
+            if share == 1.0:
+                _, refined = joint_loss(learner, batch, first_guess(learner, batch))
+                total.setdefault("canvas t1 refined", []).append(float(refined))
+        out |= {key: float(np.mean(values)) for key, values in total.items()}
+    return out
+
+
+def lines(shard: Shard, markers: InfillMarkers, count: int, prompt: int) -> tuple[Ints, list[list[int]]]:
+    """Prompts [count, prompt] that fill their length exactly, and the ids of the single line each asks for."""
+    prompts: list[list[int]] = []
+    truths: list[list[int]] = []
+    order = np.random.default_rng(11).permutation(len(shard))
+    for index in order:
+        if len(prompts) == count:
+            break
+        size = int(shard.cuts[index, 2] - shard.cuts[index, 1])
+        if KINDS[int(shard.hole_kind[index])] != "line" or size > 32:
+            continue
+        made = window(shard, int(index), prompt + size + 1, markers, np.random.default_rng(int(index)))
+        if made.hole_at == prompt:
+            prompts.append(made.ids[:prompt])
+            truths.append(made.ids[prompt:-1])
+    return np.array(prompts, dtype=np.int64), truths
+
+
+@torch.no_grad()
+def draft(learner: Learner, prompts: Tensor, most: int, markers: InfillMarkers) -> list[list[int]]:
+    """Greedy continuations of `prompts` [b, n] up to `<end>`, at most `most` ids each."""
+    banned = torch.zeros(learner.shape.vocabulary, dtype=torch.bool, device=prompts.device)
+    banned[: markers.end] = True
+    banned[markers.delete : 16] = True
+    hidden, cache = learner.encode(prompts)
+    out = []
+    for _ in range(most):
+        logits = learner.logits(hidden[:, -1]).masked_fill(banned, -1e9)
+        chosen = logits.argmax(-1)
+        out.append(chosen)
+        hidden, cache = learner.encode(chosen[:, None], cache)
+    drafts = torch.stack(out, dim=1).tolist()
+    return [row[: row.index(markers.end)] if markers.end in row else row for row in drafts]
+
+
+def line_scores(
+    learner: Learner, shard: Shard, tokenizer: Tokenizer, markers: InfillMarkers, count: int, prompt: int
+) -> tuple[dict[str, float], list[tuple[str, str]]]:
+    """Exact match and edit similarity (percent) of greedy drafts, and the (wanted, drafted) pairs."""
+    prompts, truths = lines(shard, markers, count, prompt)
+    drafts = draft(learner, torch.from_numpy(prompts).to(learner.embed.device), 32, markers)
+    pairs = [(text(tokenizer, t), text(tokenizer, d)) for t, d in zip(truths, drafts, strict=True)]
+    exact = [wanted.strip() == got.strip() for wanted, got in pairs]
+    first = [t[:1] == d[:1] for t, d in zip(truths, drafts, strict=True)]
+    scores = {
+        "exact": 100 * float(np.mean(exact)),
+        "similarity": 100 * float(np.mean([similarity(w, g) for w, g in pairs])),
+        "first token": 100 * float(np.mean(first)),
+    }
+    return scores, pairs
+
+
+def text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True))

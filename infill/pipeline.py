@@ -1,0 +1,175 @@
+"""`stopgap train`: corpus, tokenizer and shards, training, decay, export; each stage leaves files for the next.
+
+Everything large lives in the user's cache folder; the repository gets the manifest, the curve and the packed
+model. Knows no command line and no wall clock: the caller passes a clock and takes progress as dictionaries.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+
+from . import corpus, heldout, shards
+from .learner import Learner, class_config, from_checkpoint, to_checkpoint
+from .training import MARKERS, Config, Trainer, TrainingError, append_line, read_config
+
+Stage = Literal["corpus", "shards", "train", "decay", "export"]
+Log = Callable[[dict[str, Any]], None]
+HELDOUT = ("heldout-package", "heldout-module")
+
+
+def default_config() -> Path:
+    return Path(__file__).with_name("data") / "starter.toml"
+
+
+def default_folder() -> Path:
+    """Where corpus, shards and checkpoints live: a few hundred megabytes, safe to delete between runs."""
+    return platformdirs.user_cache_path("stopgap") / "starter"
+
+
+def run_training(
+    config: Path,
+    stage: Stage,
+    *,
+    clock: Callable[[], float],
+    log: Log,
+    folder: Path | None = None,
+    out: Path | None = None,
+    seconds: float = float("inf"),
+    benchmark: Path | None = None,
+    device: str = "cpu",
+    weights: Path | None = None,
+) -> None:
+    """Runs one stage of the build.
+
+    corpus   downloads and cleans the text; `benchmark` is a folder of *.jsonl.gz whose text must not be in it
+    shards   trains the tokenizer, cuts the holes
+    train    trains for `seconds` from the newest checkpoint in `folder`, else from `weights` (a model folder,
+             fresh optimiser state), else from scratch
+    decay    branches off the newest checkpoint: rates to zero over `seconds`, then exports to `out`
+    export   packs the newest checkpoint as it is into `out`
+
+    `log` gets progress points (losses in nats, "speed" in encoder positions a second, "left" in seconds).
+    Raises `TrainingError` or `CorpusError`, one line for the user.
+    """
+    knobs, document = read_config(config)
+    folder = folder or default_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    if stage == "corpus":
+        _corpus(document["corpus"], folder, benchmark, log)
+    elif stage == "shards":
+        _shards(document, folder, knobs.seed, log)
+    else:
+        trainer = _trainer(knobs, folder, device)
+        if not trainer.load():
+            if stage != "train":
+                raise TrainingError(f"no checkpoint in {folder}: run the train stage first")
+            if weights is not None:
+                from_checkpoint(trainer.learner, load_file(weights / "model.safetensors"))
+        if stage in {"train", "decay"}:
+            evaluate = _evaluator(knobs, folder, log)
+            curve = folder / ("curve.jsonl" if stage == "train" else "decay.jsonl")
+
+            def both(point: dict[str, Any]) -> None:
+                log(point)
+                append_line(curve, point)
+
+            trainer.run(seconds, clock, both, evaluate, decay=stage == "decay")
+            if stage == "decay":
+                both({"positions": trainer.progress.positions, **evaluate(trainer.learner), "heldout": True})
+        if stage in {"decay", "export"}:
+            if out is None:
+                raise TrainingError("say where the packed model should go")
+            export(trainer, folder / "tokenizer.json", out)
+
+
+def _corpus(table: dict[str, Any], folder: Path, benchmark: Path | None, log: Log) -> None:
+    grams = corpus.benchmark_grams(benchmark) if benchmark else set()
+    files, manifest, hits = corpus.collect(
+        table["packages"], table["heldout_packages"], table["heldout_modules"], folder / "corpus", grams
+    )
+    corpus.save(files, folder / "files.jsonl")
+    corpus.write_manifest(manifest, folder / "corpus.json")
+    size = sum(package.bytes for package in manifest)
+    log({"files": len(files), "bytes": size, "left out for 13-grams": hits, "checked": bool(grams)})
+
+
+def _shards(document: dict[str, Any], folder: Path, seed: int, log: Log) -> None:
+    files = corpus.load(folder / "files.jsonl")
+    train = [file for file in files if file.split == "train"]
+    random.Random(seed).shuffle(train)
+    table, holes = document["tokenizer"], document["holes"]
+    tokenizer = shards.train_tokenizer([file.text for file in train[: table["files"]]], table["vocabulary"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    for split in (*HELDOUT, "train"):
+        part = train if split == "train" else [file for file in files if file.split == split]
+        made = shards.build(
+            part,
+            tokenizer,
+            holes["weights"],
+            holes["tokens_per_hole"],
+            holes["longest_bytes"],
+            holes["longest_tokens"],
+            holes["seed"],
+        )
+        made.save(folder / f"{split}.npz")
+        log({"split": split, **json.loads(shards.describe(made))})
+
+
+def _trainer(knobs: Config, folder: Path, device: str) -> Trainer:
+    path = folder / "train.npz"
+    if not path.exists():
+        raise TrainingError(f"{path} is missing: run the shards stage first")
+    return Trainer(knobs, shards.Shard.load(path), folder, torch.device(device))
+
+
+def _evaluator(knobs: Config, folder: Path, log: Log) -> Callable[[Learner], dict[str, float]]:
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    packages = shards.Shard.load(folder / "heldout-package.npz")
+    length = knobs.phases[-1].length
+
+    def evaluate(learner: Learner) -> dict[str, float]:
+        found = heldout.losses(learner, packages, MARKERS, 64, length)
+        scores, pairs = heldout.line_scores(learner, packages, tokenizer, MARKERS, 200, 192)
+        log({"wanted / drafted": [f"{w!r} / {g!r}" for w, g in pairs[:8]]})
+        return found | scores
+
+    return evaluate
+
+
+def export(trainer: Trainer, tokenizer: Path, out: Path) -> None:
+    """The packed model: bf16 weights, config.json, tokenizer.json and stopgap.json, each replaced atomically."""
+    out.mkdir(parents=True, exist_ok=True)
+    shape, progress = trainer.config.shape, trainer.progress
+    length = max(phase.length for phase in trainer.config.phases)
+    partial = out / "model.partial"
+    save_file(to_checkpoint(trainer.learner), partial, metadata={"format": "pt"})
+    partial.replace(out / "model.safetensors")
+    card = {
+        "name": "starter",
+        "family": "infill",
+        "languages": ["python"],
+        "context_length": length,
+        "canvas_length": 64,
+        "markers": {name: getattr(MARKERS, name) for name in MARKERS.__slots__},
+        "positions_trained": progress.positions,
+        "slots_trained": progress.slots,
+        "seconds_trained": round(progress.seconds),
+    }
+    for name, content in (("config.json", class_config(shape, 4096)), ("stopgap.json", card)):
+        _write(out / name, json.dumps(content, indent=2) + "\n")
+    _write(out / "tokenizer.json", tokenizer.read_text(encoding="utf-8"))
+
+
+def _write(path: Path, content: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(content, encoding="utf-8")
+    partial.replace(path)

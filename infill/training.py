@@ -1,0 +1,368 @@
+"""The starter's training loop: optimiser, schedule, checkpoints that survive a kill, export.
+
+Knows shards and the learner; nothing of text, downloads, sockets or wall clocks (a clock is passed in). One
+TOML file holds every knob. A checkpoint is written whole or not at all; the data order depends only on the
+seed and the step, so a resumed run sees exactly the rows it would have seen.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .learner import Learner, Shape
+from .objective import Noise, Rows, rows
+from .prompt import InfillMarkers
+from .shards import Shard
+
+MARKERS = InfillMarkers(bos=2, suffix=4, prefix=5, end=6, delete=7)
+PAD = 0
+
+
+class TrainingError(Exception):
+    """A run that cannot start as configured; `str()` says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A stretch of training with one kind of batch; phases follow one another by positions seen."""
+
+    until: float
+    """Millions of encoder positions seen at which the phase ends."""
+    length: int
+    rows: int
+    canvases: int = 0
+    slots: int = 64
+    canvas_loss: float = 1.0
+    ar_loss: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    seed: int = 1
+    matrix_rate: float = 0.004
+    """Muon's rate (matched to AdamW's update size)."""
+    vector_rate: float = 0.004
+    """AdamW's rate for the embedding and the norms."""
+    decay: float = 0.02
+    warmup: int = 100
+    clip: float = 1.0
+    hole_weight: float = 1.0
+    self_conditioning: float = 0.5
+    checkpoint_seconds: float = 120.0
+    evaluate_seconds: float = 600.0
+    compile: bool = True
+    phases: tuple[Phase, ...] = (Phase(1e9, 256, 16),)
+    noise: Noise = field(default_factory=Noise)
+    shape: Shape = field(default_factory=Shape)
+
+
+def read_config(path: Path) -> tuple[Config, dict[str, Any]]:
+    """The run's knobs and the whole TOML document (other stages read their own tables of it)."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise TrainingError(f"cannot read the training config {path}: {error}") from None
+    table = dict(document.get("train", {}))
+    try:
+        phases = tuple(Phase(**p) for p in table.pop("phases"))
+        noise = dict(table.pop("noise", {}))
+        if "near" in noise:
+            noise["near"] = tuple(noise["near"])
+        shape = Shape(**table.pop("shape", {}))
+        return Config(**table, phases=phases, noise=Noise(**noise), shape=shape), document
+    except (TypeError, KeyError) as error:
+        raise TrainingError(f"{path}, table [train]: {error}") from None
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where the run stands; all of it is in the checkpoint."""
+
+    step: int = 0
+    positions: int = 0
+    """Encoder positions seen, padding included."""
+    slots: int = 0
+    """Canvas slots seen, empty ones included."""
+    holes: int = 0
+    """Holes taken from the data order."""
+    seconds: float = 0.0
+    """Time in the loop, by the caller's clock."""
+
+
+def order(shard: Shard, seed: int, start: int, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Holes `start`..`start + count` of the endless shuffled order."""
+    out: list[int] = []
+    while len(out) < count:
+        epoch, at = divmod(start + len(out), len(shard))
+        permutation = np.random.default_rng((seed, epoch)).permutation(len(shard))
+        out += permutation[at : at + count - len(out)].tolist()
+    return np.array(out, dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """`Rows` as tensors, plus what the decoder's attention may see."""
+
+    ids: Tensor
+    weight: Tensor
+    canvas: Tensor
+    truth: Tensor
+    canvas_weight: Tensor
+    hole: Tensor
+    positions: Tensor
+    allowed: Tensor
+
+
+def to_batch(made: Rows, device: torch.device) -> Batch:
+    """Tensors on `device`; the k canvases of a row become one sequence of k * c slots."""
+    b, k, c = made.canvas.shape
+    n = made.weight.shape[1]
+    flat = (b, k * c)
+    cut = np.repeat(made.cut, c, axis=1)
+    positions = cut + np.tile(np.arange(c), k)
+    prefix = np.arange(n)[None, None] < cut[..., None]
+    group = np.repeat(np.arange(k), c)
+    own = (group[:, None] == group) & made.used.reshape(b, 1, k * c)
+    own |= np.eye(k * c, dtype=np.bool_)  # an empty slot sees itself, so that its softmax is defined
+    allowed = np.concatenate((prefix, own), axis=2)[:, None]
+
+    def tensor(x: np.ndarray[Any, Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(x)).to(device, non_blocking=True)
+
+    return Batch(
+        tensor(made.ids),
+        tensor(made.weight),
+        tensor(made.canvas.reshape(flat)),
+        tensor(made.truth.reshape(flat)),
+        tensor(made.canvas_weight.reshape(flat)),
+        tensor(made.hole.reshape(flat)),
+        tensor(positions),
+        tensor(allowed),
+    )
+
+
+def encoder_loss(learner: Learner, ids: Tensor, weight: Tensor) -> Tensor:
+    """Mean next-token cross-entropy (nats) over weighted targets."""
+    hidden, _ = learner.encode(ids[:, :-1])
+    return _mean_loss(learner.logits(hidden), ids[:, 1:], weight)
+
+
+def _mean_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    each = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
+    return (each * weight.flatten()).sum() / weight.sum().clamp_min(1.0)
+
+
+def joint_loss(learner: Learner, batch: Batch, soft: Tensor) -> tuple[Tensor, Tensor]:
+    """(next-token loss of the encoder, denoising loss of the canvases); gradients reach the encoder's keys."""
+    hidden, cache = learner.encode(batch.ids[:, :-1])
+    ar = _mean_loss(learner.logits(hidden), batch.ids[:, 1:], batch.weight)
+    decoded = learner.decode(batch.canvas, batch.positions, batch.allowed, cache, soft)
+    return ar, _mean_loss(learner.logits(decoded), batch.truth, batch.canvas_weight)
+
+
+def first_guess(learner: Learner, batch: Batch) -> Tensor:
+    """The soft embedding of one unconditioned step: what self-conditioning is trained on.
+
+    Clamped slots get the embedding of their own token, as they do at inference.
+    """
+    _, cache = learner.encode(batch.ids[:, :-1])
+    decoded = learner.decode(batch.canvas, batch.positions, batch.allowed, cache, None)
+    guess = learner.soft_embedding(learner.logits(decoded))
+    known = F.embedding(batch.truth, learner.embed).to(guess.dtype) * math.sqrt(learner.shape.hidden)
+    return torch.where(batch.hole[..., None], guess, known)
+
+
+class Trainer:
+    """A learner, its optimisers and its place in the data; the loop is `run`."""
+
+    def __init__(self, config: Config, shard: Shard, folder: Path, device: torch.device) -> None:
+        self.config, self.shard, self.folder, self.device = config, shard, folder, device
+        self.progress = Progress()
+        dtype = torch.bfloat16
+        self.learner = Learner(config.shape, dtype, config.seed).to(device)
+        matrices = [p for n, p in self.learner.named_parameters() if p.dim() == 2 and n != "embed"]
+        others = [p for n, p in self.learner.named_parameters() if p.dim() != 2 or n == "embed"]
+        self.optimisers: tuple[torch.optim.Optimizer, ...] = (
+            torch.optim.Muon(
+                matrices, lr=config.matrix_rate, weight_decay=config.decay, adjust_lr_fn="match_rms_adamw"
+            ),
+            torch.optim.AdamW(others, lr=config.vector_rate, betas=(0.9, 0.95), weight_decay=0.0),
+        )
+        self.rates = (config.matrix_rate, config.vector_rate)
+        wrap = torch.compile if config.compile else (lambda f, dynamic: f)
+        self.encoder_loss = wrap(encoder_loss, dynamic=False)
+        self.joint_loss = wrap(joint_loss, dynamic=False)
+        self.first_guess = wrap(first_guess, dynamic=False)
+
+    def phase(self) -> Phase:
+        for phase in self.config.phases:
+            if self.progress.positions < phase.until * 1e6:
+                return phase
+        return self.config.phases[-1]
+
+    def step(self, scale: float = 1.0) -> dict[str, float]:
+        """One optimiser step at `scale` times the configured rates; losses in nats."""
+        config, progress, phase = self.config, self.progress, self.phase()
+        rng = np.random.default_rng((config.seed, 7, progress.step))
+        holes = order(self.shard, config.seed, progress.holes, phase.rows)
+        made = rows(
+            self.shard,
+            holes,
+            phase.length,
+            phase.canvases,
+            phase.slots,
+            MARKERS,
+            config.noise,
+            PAD,
+            config.shape.vocabulary,
+            rng,
+        )
+        if config.hole_weight != 1.0:
+            _weigh_holes(made, config.hole_weight)
+        batch = to_batch(made, self.device)
+        report = {}
+        if phase.canvases:
+            soft = torch.zeros((*batch.canvas.shape, config.shape.hidden), dtype=self.learner.dtype, device=self.device)
+            if rng.random() < config.self_conditioning:
+                with torch.no_grad():
+                    soft = self.first_guess(self.learner, batch)
+            ar, denoise = self.joint_loss(self.learner, batch, soft)
+            loss = phase.ar_loss * ar + phase.canvas_loss * denoise
+            report["canvas"] = float(denoise.detach())
+        else:
+            loss = ar = self.encoder_loss(self.learner, batch.ids, batch.weight)
+        loss.backward()
+        report["ar"] = float(ar.detach())
+        norm = torch.nn.utils.clip_grad_norm_(self.learner.parameters(), config.clip)
+        report["norm"] = float(norm)
+        warm = min(1.0, (progress.step + 1) / config.warmup)
+        for optimiser, rate in zip(self.optimisers, self.rates, strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * warm * scale
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        progress.step += 1
+        progress.positions += phase.rows * phase.length
+        progress.slots += phase.rows * phase.canvases * phase.slots
+        progress.holes += phase.rows
+        return report
+
+    # -- checkpoints --------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Everything needed to go on, as `checkpoint.pt`; the one before it stays as `previous.pt`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        target, partial = self.folder / "checkpoint.pt", self.folder / "checkpoint.partial"
+        state = {
+            "learner": self.learner.state_dict(),
+            "optimisers": [o.state_dict() for o in self.optimisers],
+            "progress": asdict(self.progress),
+            "shape": asdict(self.config.shape),
+        }
+        torch.save(state, partial)
+        if target.exists():
+            target.replace(self.folder / "previous.pt")
+        partial.replace(target)
+
+    def load(self) -> bool:
+        """Goes on from the newest whole checkpoint in `folder`; False where there is none."""
+        for name in ("checkpoint.pt", "previous.pt"):
+            path = self.folder / name
+            if not path.exists():
+                continue
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            if state["shape"] != asdict(self.config.shape):
+                raise TrainingError(f"{path} has another shape than the config: move it away or restore the shape")
+            self.learner.load_state_dict(state["learner"])
+            for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+                optimiser.load_state_dict(saved)
+            self.progress = Progress(**{f.name: state["progress"][f.name] for f in fields(Progress)})
+            return True
+        return False
+
+    # -- the loop -----------------------------------------------------------------------------------
+
+    def run(
+        self,
+        seconds: float,
+        clock: Callable[[], float],
+        log: Callable[[dict[str, Any]], None],
+        evaluate: Callable[[Learner], dict[str, float]] | None = None,
+        decay: bool = False,
+    ) -> None:
+        """Trains for `seconds`, or until SIGTERM or SIGINT, then saves.
+
+        With `decay`, the rates fall linearly to zero over `seconds` and nothing is saved: a branch off the
+        constant-rate run (warm-up, stable, decay), so that the stable checkpoint can go on another day.
+        """
+        start = last_save = last_log = clock()
+        last_check = start if decay else start - self.config.evaluate_seconds + 60
+        before = self.progress.seconds
+        mean: dict[str, float] = {}
+        seen = self.progress.positions
+        with _stoppable() as stopped:
+            while not stopped() and (now := clock()) - start < seconds:
+                scale = max(0.0, 1 - (now - start) / seconds) if decay else 1.0
+                for name, value in self.step(scale).items():
+                    mean[name] = value if name not in mean else 0.95 * mean[name] + 0.05 * value
+                now = clock()
+                self.progress.seconds = before + now - start
+                if now - last_log > 20:
+                    speed = (self.progress.positions - seen) / (now - last_log)
+                    log({**asdict(self.progress), **mean, "speed": speed, "left": seconds - (now - start)})
+                    last_log, seen = now, self.progress.positions
+                if evaluate and now - last_check > self.config.evaluate_seconds:
+                    log({**asdict(self.progress), **evaluate(self.learner), "heldout": True})
+                    last_check = last_log = clock()
+                if not decay and now - last_save > self.config.checkpoint_seconds:
+                    self.save()
+                    last_save = now
+        if not decay:
+            self.save()
+
+
+def _weigh_holes(made: Rows, factor: float) -> None:
+    """Multiplies the next-token weight of everything behind the last `<pre>`: the draft's own tokens."""
+    n = made.weight.shape[1]
+    for row in range(len(made.ids)):
+        length = int((made.ids[row] != PAD).sum())
+        at = int(made.cut[row, 0]) if made.cut.shape[1] else None
+        if at is not None:
+            made.weight[row, at - 1 : min(length, n)] *= factor
+
+
+@contextmanager
+def _stoppable() -> Iterator[Callable[[], bool]]:
+    """Inside, SIGTERM and SIGINT only set a flag, so that the step in hand ends and the checkpoint is whole."""
+    hit = False
+
+    def handler(_number: int, _frame: object) -> None:
+        nonlocal hit
+        hit = True
+
+    kept = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: hit
+    finally:
+        for number, old in kept.items():
+            signal.signal(number, old)
+
+
+def append_line(path: Path, point: dict[str, Any]) -> None:
+    """One JSON line, numbers rounded, so that a curve of a long run stays small enough to commit."""
+    short = {k: round(v, 4) if isinstance(v, float) else v for k, v in point.items()}
+    with path.open("a", encoding="utf-8") as out:
+        out.write(json.dumps(short) + "\n")
