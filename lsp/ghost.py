@@ -47,9 +47,8 @@ def ghost(
     insert, over = without_common_tail(new[len(typed) :], data[cursor:end])
     after = data[cursor + len(over) :]
     rest_of_line = after.splitlines()[0] if after[:1] not in {b"", b"\r", b"\n"} else b""
-    insert = _without_repeated_lines(insert, after)
-    if not checked:
-        insert = _without_repeated_closers(insert, after)
+    if not checked:  # the gate has done this, and more, to a fill that it could check
+        insert = _without_repeated_closers(_without_repeated_lines(insert, after), after)
     if not rest_of_line.strip():
         insert = insert.rstrip()
     if not insert.strip() or insert == over:
@@ -98,8 +97,7 @@ def without_common_tail(insert: bytes, over: bytes) -> tuple[bytes, bytes]:
 def _without_repeated_lines(insert: bytes, after: bytes) -> bytes:
     """Drop whole lines at the end of the fill that stand right below it already, indentation included.
 
-    Only lines with a word in them: two closing brackets in a row are ordinary code, and the syntax check
-    has seen both.
+    Only lines with a word in them: two closing brackets in a row are ordinary code.
     """
     mine = insert.rstrip().split(b"\n")
     below = after.split(b"\n", 12)[1:12] if after.strip() else []

@@ -115,11 +115,18 @@ def imports(head: bytes, language: Language, path: Path, rules: Rules) -> Iterat
         return
     for candidates, names in _named(head, language.name, path, folder):
         for candidate in candidates:
-            real = candidate.resolve()
-            # `..` and links must not lead out of the workspace.
-            if real.is_file() and real.is_relative_to(folder.resolve()) and not rules.refusal(candidate):
+            if _inside(candidate, folder) and not rules.refusal(candidate):
                 yield Import(candidate, names)
                 break
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    """Whether this is a file below the folder; `..` and links must not lead out of it."""
+    try:
+        real = path.resolve()
+        return real.is_file() and real.is_relative_to(folder.resolve())
+    except (OSError, ValueError):  # a name too long, with a zero in it, or a loop of links
+        return False
 
 
 def _statements(head: bytes, language: str) -> Iterator[re.Match[bytes]]:
@@ -139,7 +146,7 @@ def _named(head: bytes, language: str, path: Path, folder: Path) -> Iterator[tup
                 place = base.joinpath(*(part for part in module.split(".") if part))
                 for name in names:  # `from package import module`
                     yield [place / f"{name}.py"], ()
-                yield [place.with_name(f"{place.name}.py"), place / "__init__.py"], names
+                yield [place.parent / f"{place.name}.py", place / "__init__.py"], names
         elif language in {"c", "cpp"}:
             yield [path.parent / match[1].decode(), folder / "include" / match[1].decode()], ()
         else:

@@ -30,12 +30,20 @@ def test_a_fill_becomes_ghost_text(case: str) -> None:
     nothing = case.rstrip("\n").endswith("--- nothing")
     fill, _, after = case.rpartition("\n--- nothing") if nothing else case.rpartition("\n--- accepted\n")
     data, cursor, span = hole(document)
-    shown = ghost(data, cursor, span, fill)
+    shown = ghost(data, cursor, span, fill, checked=False)
     if nothing:
         assert shown is None
     else:
         assert shown is not None
         assert accepted(data, cursor, shown).decode().rstrip("\n") == after.rstrip("\n")
+
+
+def test_a_fill_that_the_gate_has_checked_is_shown_as_it_was_checked() -> None:
+    shown = ghost(b"x = 1\n", 0, (0, 0), "y = 2\nx = 1\n")
+    assert shown is None  # several lines before code; cut to one line it would be another fill
+    shown = ghost(b"\nx = 1\n", 0, (0, 0), "y = 2\nx = 1")
+    assert shown is not None
+    assert shown.insert == b"y = 2\nx = 1"
 
 
 def test_the_documents_line_ending_is_used() -> None:
@@ -57,9 +65,7 @@ def test_a_bracket_the_fill_did_open_is_kept() -> None:
     assert shown.insert == b"f(x)"
 
 
-@pytest.mark.parametrize(
-    ("rest", "inert"), [("", True), (")", True), ('"]),', True), ("):", True), ("x", False)]
-)
+@pytest.mark.parametrize(("rest", "inert"), [("", True), (")", True), ('"]),', True), ("):", True), ("x", False)])
 def test_only_closing_text_behind_the_cursor_is_inert(rest: str, inert: bool) -> None:
     assert is_inert(rest.encode()) is inert
 
