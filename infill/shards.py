@@ -39,13 +39,13 @@ Span = tuple[int, int, str]
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
     """Byte-level BPE with lossless round trip on any text; `vocabulary` counts the specials."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_PRETOKEN), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer.decoder = decoders.ByteLevel()
     names = [*SPECIALS, *(f"<reserved{i}>" for i in range(RESERVED))]
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
@@ -81,8 +81,9 @@ def holes(source: bytes, count: int, weights: dict[str, float], longest: int, rn
     starts = [0]
     for line in lines:
         starts.append(starts[-1] + len(line) + 1)
-    code = [i for i, line in enumerate(lines) if line.strip()]
-    nodes = _nodes(source, starts, longest)
+    nodes, prose = _nodes(source, starts, longest)
+    prose |= {i for i, line in enumerate(lines) if line.lstrip().startswith(b"#")}
+    code = [i for i, line in enumerate(lines) if line.strip() and (i not in prose or rng.random() < 0.1)]
     if not code:
         return []
     kinds, shares = list(weights), list(weights.values())
@@ -135,13 +136,17 @@ def _cuts(source: bytes, start: int, end: int, inside: bool) -> list[int]:
     return [at for at in range(start + 1, end) if (word(at - 1) and word(at)) == inside]
 
 
-def _nodes(source: bytes, starts: list[int], longest: int) -> list[tuple[int, int]]:
-    """Byte ranges of expressions, argument lists and statements' bodies of 2..`longest` bytes."""
+def _nodes(source: bytes, starts: list[int], longest: int) -> tuple[list[tuple[int, int]], set[int]]:
+    """Byte ranges of expressions, argument lists and bodies of 2..`longest` bytes; rows of long strings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tree = ast.parse(source)
     found = []
+    prose: set[int] = set()
     for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and (node.end_lineno or 0) > node.lineno:
+            prose.update(range(node.lineno - 1, node.end_lineno or 0))  # docstrings: few want them filled
+            continue
         if isinstance(node, (ast.expr, ast.arg, ast.keyword)) and node.end_lineno and node.end_col_offset:
             start = starts[node.lineno - 1] + node.col_offset
             end = starts[node.end_lineno - 1] + node.end_col_offset
@@ -157,7 +162,7 @@ def _nodes(source: bytes, starts: list[int], longest: int) -> list[tuple[int, in
             end = starts[(last.end_lineno or 1) - 1] + (last.end_col_offset or 0)
             if 2 <= end - start <= longest:
                 found += [(start, end)] * 3  # rare among expressions, wanted often in an editor
-    return found
+    return found, prose
 
 
 # -- shards -----------------------------------------------------------------------------------------
@@ -275,7 +280,7 @@ def build(
 
 def markers(tokenizer: Tokenizer) -> dict[str, int]:
     """Ids of the special tokens by bare name ("pad", "suf", …)."""
-    return {name.strip("<>"): int(tokenizer.token_to_id(name)) for name in SPECIALS}
+    return {name.strip("<>"): index for index, name in enumerate(SPECIALS)}
 
 
 def describe(shard: Shard) -> str:
