@@ -11,12 +11,13 @@ import ast
 import re
 import warnings
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from tree_sitter import Node, Tree
 
 from .holes import Hole
-from .source import Clock, Flaw, Source, flaws, grow, line_end, line_start, splice
+from .source import Clock, Flaw, Source, blanks, flaws, grow, line_end, line_start, splice
 
 _FULL, _AST, _NOT = 2, 1, 0
 
@@ -44,13 +45,13 @@ class _Mark:
 
 @dataclass(frozen=True, slots=True)
 class _Before:
-    """The file as it would be with an innocent fill."""
+    """What the file is like apart from the hole, so that a fill answers for its own faults only."""
 
-    fill: bytes
     flaws: Counter[tuple[int, int, str]]
-    """Flaws outside the hole, in offsets of the text without the fill's length."""
+    """Flaws the hole has nothing to do with: their ranges in the source, and their kinds."""
     marks: tuple[_Mark, ...]
     compiles: int
+    """How far Python gets with an innocent fill in the hole."""
 
 
 class Gate:
@@ -104,39 +105,74 @@ class Gate:
     # ---- before -----------------------------------------------------------------------------------------
 
     def _judge_before(self) -> _Before:
-        """With the text that is there, else with the neutral filler that leaves the fewest flaws."""
+        """With the text that is there, else with a neutral filler, else with the lines around blanked out.
+
+        A file that is broken only because of the hole counts as sound, so what a fill leaves broken is the
+        fill's fault; flaws that stay however much around the hole is blanked out are not.
+        """
         hole = self.hole
-        fillers = [hole.wrap(one.encode()) for one in self.source.language.fillers]
+        as_is = self._try(self.source.text[hole.start : hole.end], Counter())
+        if as_is is not None and (as_is.compiles or not self._python):
+            return as_is
+        apart = self._apart()
+        best = as_is
+        for filler in dict.fromkeys(hole.wrap(one.encode()) for one in self.source.language.fillers):
+            made = self._try(filler, apart.flaws)
+            if made is not None and (best is None or made.compiles > best.compiles):
+                best = made
+            if best is not None and best.compiles >= apart.compiles:
+                break
+        if best is None:
+            return apart
+        return replace(best, compiles=max(best.compiles, apart.compiles))
+
+    def _try(self, fill: bytes, allowed: Counter[tuple[int, int, str]]) -> _Before | None:
+        """The file with `fill` in the hole, if it has no flaws but the allowed ones."""
+        grown = self._grow(fill)
+        if grown is None:
+            return None
+        text, tree = grown
+        found = self._outside(flaws(tree), len(fill))
+        if found is None or found - allowed:
+            return None
+        compiles = _compiles(self._region(text, tree, len(fill))[0])[0] if self._python else _NOT
+        return _Before(found, self._marks(text, tree, self.hole.start + len(fill)), compiles)
+
+    def _apart(self) -> _Before:
+        """The file with the lines around the hole blanked out, so many that the fewest flaws are left."""
         best: _Before | None = None
-        for fill in [self.source.text[hole.start : hole.end], *fillers]:
-            grown = self._grow(fill)
-            if grown is None:
-                break
-            text, tree = grown
-            found = self._outside(flaws(tree), len(fill))
-            if found is None and best is not None:
+        for start, end in _surroundings(self.source.text, self.hole.start, self.hole.end):
+            blank = re.sub(rb"[^\r\n]", b" ", self.source.text[start:end])
+            if self._python:
+                space = len(blanks(self.source.text[start:end]))
+                blank = blank[:space] + b"pass" + blank[space + 4 :]
+            text, window, old = splice(self.source, start, end, blank)
+            tree = self._parse(text, window, old)
+            if tree is None or len(text) != len(self.source.text):
                 continue
-            compiles = _compiles(*self._region(text, tree, len(fill)))[0] if self._python and not found else _NOT
-            before = _Before(fill, found or Counter(), self._marks(text, tree, len(fill)), compiles)
-            if found is None:
-                before.flaws[-1, -1, "inside"] += 1
-            if best is None or _worse(best, before):
-                best = before
-            if not best.flaws and (best.compiles or not self._python):
+            found = Counter((one.start, one.end, one.kind) for one in flaws(tree))
+            if best is None or found.total() < best.flaws.total():
+                level = _compiles(self._region(text, tree, self.hole.end - self.hole.start)[0])[0]
+                marks = tuple(
+                    replace(mark, offset=mark.offset + end - self.hole.end) for mark in self._marks(text, tree, end)
+                )
+                best = _Before(found, marks, level if self._python else _NOT)
+            if not found:
                 break
-        return best or _Before(b"", Counter(), (), _NOT)
+        return best or _Before(Counter(), (), _NOT)
 
     @property
     def _python(self) -> bool:
         return self.source.language.name == "python"
 
     def _outside(self, found: list[Flaw], size: int) -> Counter[tuple[int, int, str]] | None:
-        """Flaws in offsets of the old text; None when one touches the fill."""
+        """Flaws as ranges in the source; None when one begins or ends in the fill or beside it."""
         start, end = self.hole.start, self.hole.start + size
         moved = size - (self.hole.end - self.hole.start)
         places: Counter[tuple[int, int, str]] = Counter()
         for flaw in found:
-            if (flaw.start < end and flaw.end > start) or start <= flaw.start == flaw.end <= end:
+            around = flaw.start < start and flaw.end > end
+            if not around and flaw.start <= end and flaw.end >= start:
                 return None
             a, b = (at - moved if at >= end else at for at in (flaw.start, flaw.end))
             places[a, b, flaw.kind] += 1
@@ -168,8 +204,11 @@ class Gate:
 
     def _grow(self, fill: bytes) -> tuple[bytes, Tree] | None:
         text, window, old = splice(self.source, self.hole.start, self.hole.end, fill)
-        tree = grow(text, self.source.language, window, old=old, budget_ms=self._budget_ms, clock=self._clock)
+        tree = self._parse(text, window, old)
         return (text, tree) if tree is not None else None
+
+    def _parse(self, text: bytes, window: tuple[int, int], old: Tree | None) -> Tree | None:
+        return grow(text, self.source.language, window, old=old, budget_ms=self._budget_ms, clock=self._clock)
 
     def _new_flaws(self, tree: Tree, fill: bytes, complete: bool) -> Verdict | None:
         """Flaws that were not there before at the same place, or that touch the fill."""
@@ -235,7 +274,7 @@ class Gate:
         if not self._before.compiles:
             return None
         region, at = self._region(text, tree, len(fill))
-        level, error = _compiles(region, at, self._before.compiles)
+        level, error = _compiles(region, self._before.compiles)
         if level >= self._before.compiles or error is None:
             return None
         place = self._line_of(text, at, error)
@@ -267,9 +306,8 @@ class Gate:
         low = min(low, above)
         return text[low:high] + b"\n", low
 
-    def _marks(self, text: bytes, tree: Tree, size: int) -> tuple[_Mark, ...]:
-        """Sample places behind the hole: the first and last character of the line, then of lines below."""
-        end = self.hole.start + size
+    def _marks(self, text: bytes, tree: Tree, end: int) -> tuple[_Mark, ...]:
+        """Sample places behind `end`: the first and last character of the line, then of lines below."""
         places = []
         for found in re.finditer(rb"[^\s]", text[end : line_end(text, end)]):
             places += [found.start()]
@@ -377,9 +415,31 @@ def _weight(line: bytes) -> int:
     return len(re.findall(rb"[\w\x80-\xff]", line))
 
 
-def _worse(one: _Before, other: _Before) -> bool:
-    """Whether `other` is the better state to compare with."""
-    return (one.flaws.total(), -one.compiles) > (other.flaws.total(), -other.compiles)
+def _surroundings(text: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Ranges of whole lines around a range, from its own lines to its top-level item, by indentation."""
+    low, high = line_start(text, start), line_end(text, end)
+    deep = len(blanks(text[low:high]))
+    for _ in range(12):
+        while high < len(text):  # what stands deeper belongs to it, and a closing line ends it
+            begin = text.find(b"\n", high) + 1 or len(text)
+            stop = line_end(text, begin)
+            line = text[begin:stop]
+            if line.strip() and len(blanks(line)) <= deep:
+                if len(blanks(line)) == deep and re.match(rb"\s*([)\]}]|end\b|fi\b|done\b|esac\b|</)", line):
+                    high = stop
+                break
+            high = stop
+        yield low, high
+        if deep == 0:
+            return
+        while low > 0:  # up to the line that opens the block
+            low = line_start(text, low - 1)
+            line = text[low : line_end(text, low)]
+            if line.strip() and len(blanks(line)) < deep:
+                deep = len(blanks(line))
+                break
+        else:
+            return
 
 
 def _slip(text: bytes, block: Node) -> int | None:
@@ -401,7 +461,7 @@ def _slip(text: bytes, block: Node) -> int | None:
     return None
 
 
-def _compiles(region: bytes, _at: int, want: int = _FULL) -> tuple[int, SyntaxError | None]:
+def _compiles(region: bytes, want: int = _FULL) -> tuple[int, SyntaxError | None]:
     """How far Python gets with a text: to bytecode, to a syntax tree, or nowhere and why.
 
     `return` outside a function and the like are found on the way to bytecode only.
