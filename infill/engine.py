@@ -7,6 +7,7 @@ folder's stopgap.json says.
 from __future__ import annotations
 
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -65,7 +66,7 @@ class InfillEngine:
         source = holes.parse(request.source, language, around=request.start)
         hole = holes.locate(source, request)
         prompt = self._prompt(source, hole, request)
-        gate = Gate(source, hole)
+        gate = Gate(source, hole, allow_unchecked=request.allow_unchecked)
         judge = Judge(self.tokenizer, gate, hole, prompt.overlap, crlf=newline(source.text) == b"\r\n")
         document = self._document(request.document, len(prompt.ids))
         filling = Filling(
@@ -94,11 +95,15 @@ class InfillEngine:
             hole,
             snippets=request.snippets,
             budget=self.strategy.context,
-            bytes_per_token=3.0,
+            bytes_per_token=self.tokenizer.bytes_per_token(source.text[: hole.start]),
             count=lambda text: len(self.tokenizer.encode(text)),
         )
-        pieces = replace(pieces, prefix=pieces.prefix + hole.lead, suffix=hole.tail + pieces.suffix)
-        overlap = _open_word(pieces.prefix) if hole.scope == "token" else b""
+        # Models see LF only; `Judge` gives a CRLF file its own line ends back.
+        plain = {name: getattr(pieces, name).replace(b"\r\n", b"\n") for name in ("snippets", "prefix", "suffix")}
+        plain["prefix"] += hole.lead.replace(b"\r\n", b"\n")
+        plain["suffix"] = hole.tail.replace(b"\r\n", b"\n") + plain["suffix"]
+        pieces = context.Context(**plain)
+        overlap = _overlap(pieces.prefix, self.tokenizer) if self.strategy.heal else b""
         return self.family.prompt(pieces, request, source.text[hole.start : hole.end], overlap=overlap)
 
     def _document(self, name: str, tokens: int) -> _Document:
@@ -133,11 +138,28 @@ class InfillEngine:
         self._documents.clear()
 
 
-def _open_word(prefix: bytes) -> bytes:
-    """The piece of a word the prefix ends in; at most 32 bytes of it, else b""."""
-    text = prefix[-64:].decode(errors="ignore")
-    word = text[len(text.rstrip("_" + "".join(c for c in set(text) if c.isalnum()))) :]
-    return word.encode() if len(word) <= 32 else b""
+_WORD_END = re.compile(r"\w{1,32}\Z")
+
+
+def _overlap(prefix: bytes, tokenizer: Tokenizer) -> bytes:
+    """The end of `prefix` that a fill's first token should repeat, so that no word is cut where BPE would not cut.
+
+    The whole open word where that is a token, else its last token; b"" when no word is open. Being a token itself, it
+    can always be repeated as it is.
+    """
+    match = _WORD_END.search(prefix[-128:].decode(errors="ignore"))
+    if not match:
+        return b""
+    last = tokenizer.token_bytes[tokenizer.encode(match[0].encode())[-1]]
+    return last if _is_text(last) else b""
+
+
+def _is_text(piece: bytes) -> bool:
+    try:
+        piece.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def load_engine(

@@ -104,8 +104,8 @@ def _ids(tokenizer: Tokenizer, names: Sequence[str], what: str) -> list[int]:
 
 def family(name: object, tokenizer: Tokenizer) -> Family:
     """The family that stopgap.json names."""
-    kinds = {"infill": Infiller, "instruct": Instructed}
-    if name not in kinds:
-        raise FillError(f"stopgap.json names the family {name!r}; known are {', '.join(kinds)}")
-    made: Family = kinds[str(name)](tokenizer)
-    return made
+    if name == "infill":
+        return Infiller(tokenizer)
+    if name == "instruct":
+        return Instructed(tokenizer)
+    raise FillError(f'stopgap.json names the family {name!r}; known are "infill" and "instruct"')

@@ -19,7 +19,7 @@ from .contract import Draft, Event, Fill, FillRequest, Outcome
 from .drafts import left_to_right, similar_lines
 from .families import Prompt
 from .holes import Hole
-from .judge import Judge
+from .judge import Candidate, Judge
 from .model import Model
 from .prefix import PrefixCache
 from .sampler import Schedule, denoise
@@ -85,6 +85,7 @@ class Filling:
         self.request, self.hole, self.prompt, self.judge = request, hole, prompt, judge
         self.clockwork, self.delete = clockwork, delete
         self.before, self.after = request.source[: hole.start], request.source[hole.end :]
+        self.bytes_per_token = tokenizer.bytes_per_token(self.before)
         self.tail = prompt.tail[: strategy.tail]
         self.events: list[Event] = []
         self.steps = self.reused = 0
@@ -176,7 +177,7 @@ class Filling:
         typed = self.before[len(warm.before) :]
         if not warm.text.startswith(typed) or typed == warm.text:
             return None
-        ids = self.tokenizer.encode(self.prompt.overlap + warm.text[len(typed) :])
+        ids = self.tokenizer.encode(self.prompt.overlap + self._core(warm.text[len(typed) :]))
         row = new_row(ids, self.tail, "warm", self.noise)
         if warm.conditioning is not None and tuple(ids) == warm.ids[-len(ids) :] and warm.tail == len(self.tail):
             row.conditioning = warm.conditioning[-(len(ids) + warm.tail) :]
@@ -194,7 +195,7 @@ class Filling:
                 seeds.append(("similar line", self.tokenizer.encode(overlap + line)))
         for quantile in strategy.lengths:
             size = len(overlap) + getattr(self.hole.lengths, quantile)
-            seeds.append(("noise", [NOISE] * min(max(1, round(size / self._bytes_per_token())), strategy.slots)))
+            seeds.append(("noise", [NOISE] * min(max(1, round(size / self.bytes_per_token)), strategy.slots)))
         rows: dict[tuple[int, ...], Row] = {}
         for origin, seed in seeds:
             if seed and tuple(seed) not in rows and len(rows) < strategy.rows:
@@ -204,24 +205,20 @@ class Filling:
         self._note("seeds: " + ", ".join(f"{row.origin} of {len(row.hole)} slots" for row in rows.values()))
         return list(rows.values())
 
-    def _bytes_per_token(self) -> float:
-        """Of the text before the hole: the length prior counts bytes, a canvas counts slots."""
-        near = self.before[-600:].decode(errors="ignore").encode()
-        return max(1.0, len(near) / len(self.tokenizer.encode(near))) if near else 3.0
-
     def _first(self) -> list[int] | None:
         """What a healed first slot may hold; None where nothing is to be healed."""
         return (self.tokenizer.starting_with(self.prompt.overlap) or None) if self.prompt.overlap else None
 
     def _draft(self, cache: PrefixCache, last: Tensor, *, temperature: float) -> list[int]:
-        most = round(self.hole.lengths.p99 / self._bytes_per_token())
+        most = round(self.hole.lengths.p99 / self.bytes_per_token)
+        limit = min(max(8, most), self.strategy.longest)
         words = left_to_right(
             self.model,
             cache,
             last,
             ends=self.ends,
             banned=self.banned_in_draft,
-            max_tokens=min(max(8, most), self.strategy.longest),
+            max_tokens=limit,
             first=self._first(),
             temperature=temperature,
             generator=self.generator,
@@ -233,6 +230,7 @@ class Filling:
                 self._look()
         finally:
             words.close()
+        if len(draft) < limit:  # it ended by itself; one that was cut short would be offered in mid-word
             self.judge.offer(draft, float("-inf"), "draft")
         return draft
 
@@ -278,8 +276,8 @@ class Filling:
             self.steps += 1
             for row in rows:
                 ids = [*head, *row.draft, *rest]
-                if row.draft and self.judge.offer(ids, row.confidence, row.origin):
-                    self._remember(ids, row)
+                if row.draft and (candidate := self.judge.offer(ids, row.confidence, row.origin)):
+                    self._remember(candidate, row)
             yield self._frame(rows, before, schedule.max_steps, head, rest)
             before = [row.draft for row in rows]
             self._look()
@@ -331,17 +329,10 @@ class Filling:
             self._note(f"refused by the gate, tried again: {'; '.join(sorted(reasons))}")
         return again
 
-    def _remember(self, ids: Sequence[int], row: Row) -> None:
-        """Keep the best fill so far for a warm start; its conditioning only where it still matches the slots."""
-        whole = len(row.hole) == len(ids)
-        self.warm = Warm(
-            self.before,
-            self.after,
-            self.judge.text(ids),
-            tuple(ids),
-            len(row.tail),
-            row.conditioning if whole else None,
-        )
+    def _remember(self, candidate: Candidate, row: Row) -> None:
+        """Keep the last fill for a warm start; its conditioning only where that matches the slots."""
+        known = row.conditioning if len(row.hole) == len(candidate.ids) else None
+        self.warm = Warm(self.before, self.after, candidate.text, candidate.ids, len(row.tail), known)
 
     def _frame(
         self,
@@ -385,5 +376,5 @@ class Filling:
         self._note(f"{len(finalists)} fills passed the gate, {len(rows)} were ranked")
 
     def _core(self, text: bytes) -> bytes:
-        """A fill without what the hole prescribes: that is in the prompt already."""
-        return text.removeprefix(self.hole.lead).removesuffix(self.hole.tail)
+        """A fill as the model sees it: without what the hole prescribes, which is in the prompt, and with LF."""
+        return text.removeprefix(self.hole.lead).removesuffix(self.hole.tail).replace(b"\r\n", b"\n")

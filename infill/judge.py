@@ -40,14 +40,14 @@ class Judge:
         """The gate's word on a draft; `span` counts bytes of `text(ids)`."""
         return self._judged(self.text(ids))[0]
 
-    def offer(self, ids: Sequence[int], score: float, origin: str) -> bool:
-        """Put a draft before the gate; whether it is now the best known form of a candidate."""
+    def offer(self, ids: Sequence[int], score: float, origin: str) -> Candidate | None:
+        """Put a draft before the gate; the candidate it made, None if it did not pass or was known as good."""
         verdict, text = self._judged(self.text(ids))
         known = self.candidates.get(text)
         if not verdict.ok or (known is not None and known.score >= score):
-            return False
-        self.candidates[text] = Candidate(text, tuple(ids), score, origin)
-        return True
+            return None
+        self.candidates[text] = made = Candidate(text, tuple(ids), score, origin)
+        return made
 
     def rescore(self, scores: Mapping[bytes, float]) -> None:
         """Replace the candidates' scores; those not named are dropped."""

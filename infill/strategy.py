@@ -21,6 +21,7 @@ class Strategy:
     slots          widest hole of one canvas; longer holes run as several
     longest        most slots of a hole, all its canvases together
     overlap        slots of a canvas that are denoised again at the head of the next
+    heal           let the first token repeat the end of a word the prefix stops in (token healing)
     rows           canvases denoised side by side
     drafts         left-to-right drafts among them (the first greedy, the rest sampled)
     retrieved      seeds from similar lines of the file among them
@@ -41,6 +42,7 @@ class Strategy:
     slots: int = 96
     longest: int = 384
     overlap: int = 16
+    heal: bool = True
     rows: int = 4
     drafts: int = 1
     retrieved: int = 1

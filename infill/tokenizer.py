@@ -78,6 +78,11 @@ class Tokenizer:
             position = out[-1][1]
         return out
 
+    def bytes_per_token(self, text: bytes) -> float:
+        """How many bytes of text like the last 600 bytes of `text` one token stands for."""
+        sample = text[-600:].decode(errors="ignore").encode()
+        return max(1.0, len(sample) / len(self.encode(sample))) if sample.strip() else 3.0
+
     def starting_with(self, text: bytes) -> list[int]:
         """Ids whose bytes begin with `text` (itself included): what a healed first slot may hold."""
         return [id_ for id_, token in enumerate(self.token_bytes) if token and token.startswith(text)]

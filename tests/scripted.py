@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -90,10 +90,11 @@ class ScriptedModel:
         self.random = random.Random(0)
         self.seen: list[tuple[list[list[int]], list[list[bool]], list[int]]] = []
         self.temperatures: list[float] = []
+        self.on_step: Callable[[], None] = lambda: None
         self.encoded = 0
         self.prompt = 0
 
-    def new_cache(self, capacity: int) -> ScriptedCache:
+    def new_cache(self, capacity: int, scratch: int = 0) -> ScriptedCache:
         return ScriptedCache(capacity)
 
     def encode(self, cache: ScriptedCache, ids: Sequence[int]) -> Tensor:
@@ -125,6 +126,7 @@ class ScriptedModel:
         gumbel: Tensor | torch.Generator | None,
     ) -> Denoised:
         assert lengths is not None
+        self.on_step()
         self.seen.append((canvas.tolist(), free.tolist(), list(lengths)))
         self.temperatures.append(temperature)
         argmax: list[int] = []
