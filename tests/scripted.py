@@ -135,7 +135,7 @@ class ScriptedModel:
             slots = [i for i, f in enumerate(row) if f]
             wanted = {slot: self.truth[slot] if slot < len(self.truth) else DELETE for slot in slots}
             noise = self.noise * sum(ids[slot] != wanted[slot] for slot in slots) / max(len(slots), 1)
-            for slot, truth in wanted.items():
+            for truth in wanted.values():
                 wrong = self.random.random() < noise
                 id_ = self.random.randrange(8, self.vocabulary) if wrong else truth
                 if allowed and (choice := allowed.get(len(argmax))) is not None and id_ not in choice.tolist():
