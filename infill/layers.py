@@ -2,13 +2,11 @@
 
 Knows no cache, no files and no sampling: `block` is told how to attend by a callable, so the runtime, which
 writes into a prefix cache, and training, which does not, share every line. Encoder and decoder are the same
-layers but for `scalar`.
+layers but for `Side`.
 
 Packing rearranges a checkpoint's tensors without changing what is computed:
 - A norm in front of a matrix moves its weight into the matrix. The residual is then normalised once for the
   MLP, the router and the experts together.
-- √width moves out of every norm into what follows it: `unit` returns x / √(|x|² + width·eps), one vector norm
-  and no mean. An RMS norm is √width times that.
 - Queries, keys and values come from one matrix with rows ordered [group, key/value head, head_dim], so that
   folding the query heads that share a key head into query rows is a view.
 - A single expert is only a second MLP: it joins the first one's matrices and its router is dropped.
@@ -16,10 +14,8 @@ Packing rearranges a checkpoint's tensors without changing what is computed:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Protocol
 
 import torch
@@ -27,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stopgap.kernels.experts import experts
+from stopgap.kernels.norm import rms_norm
 
 from .model_config import LayerShape, ModelConfig, Rope
 
@@ -48,7 +45,7 @@ class Dense:
 
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(q [T, G, K, hd], k [T, K, hd], v [T, K, hd]) to [T, G*K*hd]; scores are not scaled."""
+"""(q [T, G, K, hd], k [T, 1, K, hd], v [T, 1, K, hd]) to [T, G*K*hd]; scores are not scaled."""
 
 Tables = tuple[Tensor, Tensor]
 """Cosine and signed sine, [T, 1, 1, hd], of one kind of layer."""
@@ -62,6 +59,14 @@ class Mixture:
     gate_up: Tensor
     down: Tensor
     top_k: int
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Where encoder and decoder differ: what multiplies a layer's output. It is in the last norm already."""
+
+    scalar: float
+    feedforward_norm: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +87,8 @@ class Layer:
     mlp_width: int
     mlp_norm: Tensor
     expert_norm: Tensor
-    feedforward_norm: Tensor
-    encoder_scalar: float
-    decoder_scalar: float
+    encoder: Side
+    decoder: Side
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +116,11 @@ def pack_layer(
     """Pack layer `index` from its checkpoint tensors, named as in the checkpoint below `layers.<index>.`, with
     `encoder.layer_scalar` for the encoder's. Differentiable in every tensor but the scalars. `dense` makes a
     `Matrix` of an [in, out] tensor."""
-    shape, model = config.layers[index], math.sqrt(config.hidden_size)
+    shape = config.layers[index]
     kv, groups, width = shape.kv_heads, shape.groups, shape.head_dim
     query = raw["self_attn.q_proj.weight"].view(kv, groups, width, -1).transpose(0, 1).flatten(0, 2)
     values = (raw["self_attn.v_proj.weight"],) if shape.sliding else ()
-    qkv = torch.cat((query, raw["self_attn.k_proj.weight"], *values)) * (raw["input_layernorm.weight"] * model)
+    qkv = torch.cat((query, raw["self_attn.k_proj.weight"], *values)) * raw["input_layernorm.weight"]
     out = raw["self_attn.o_proj.weight"].view(-1, kv, groups, width).transpose(1, 2).flatten(1)
     qk_norm = torch.cat(
         (
@@ -124,8 +128,7 @@ def pack_layer(
             raw["self_attn.k_norm.weight"].expand(1, kv, width),
         )
     )
-    before = raw["pre_feedforward_layernorm.weight"] * model
-    before_experts = raw["pre_feedforward_layernorm_2.weight"] * model
+    before, before_experts = raw["pre_feedforward_layernorm.weight"], raw["pre_feedforward_layernorm_2.weight"]
     gate, up = raw["mlp.gate_proj.weight"] * before, raw["mlp.up_proj.weight"] * before
     expert_gate_up = raw["experts.gate_up_proj"] * before_experts
     expert_down = raw["experts.down_proj"] * raw["router.per_expert_scale"][:, None, None]
@@ -135,46 +138,35 @@ def pack_layer(
         gate, up = torch.cat((gate, expert_gate)), torch.cat((up, expert_up))
         single = dense(expert_down[0].T)
     else:
-        router = raw["router.proj.weight"] * raw["router.scale"]  # √D times 1/√D, the router's own scale
+        router = raw["router.proj.weight"] * (raw["router.scale"] * config.hidden_size**-0.5)
         mixture = Mixture(router.T, expert_gate_up.mT, expert_down.mT, config.top_k_experts)
     return Layer(
         shape=shape,
         qkv=dense(qkv.T),
-        qk_norm=qk_norm * math.sqrt(width),
-        out=dense((out * math.sqrt(width)).T),
-        attention_norm=raw["post_attention_layernorm.weight"] * model,
+        qk_norm=qk_norm,
+        out=dense(out.T),
+        attention_norm=raw["post_attention_layernorm.weight"],
         gate_up=dense(torch.cat((gate, up)).T),
         down=dense(raw["mlp.down_proj.weight"].T),
         expert_down=single,
         mixture=mixture,
         mlp_width=config.intermediate_size,
-        mlp_norm=raw["post_feedforward_layernorm_1.weight"] * model,
-        expert_norm=raw["post_feedforward_layernorm_2.weight"] * model,
-        feedforward_norm=raw["post_feedforward_layernorm.weight"] * model,
-        encoder_scalar=float(raw["encoder.layer_scalar"]),
-        decoder_scalar=float(raw["layer_scalar"]),
+        mlp_norm=raw["post_feedforward_layernorm_1.weight"],
+        expert_norm=raw["post_feedforward_layernorm_2.weight"],
+        encoder=_side(raw, "encoder.layer_scalar"),
+        decoder=_side(raw, "layer_scalar"),
     )
 
 
-def pack_self_conditioning(
-    raw: Mapping[str, Tensor], config: ModelConfig, dense: Callable[[Tensor], Matrix] = Dense
-) -> SelfConditioning:
+def _side(raw: Mapping[str, Tensor], name: str) -> Side:
+    scalar = float(raw[name])
+    return Side(scalar, raw["post_feedforward_layernorm.weight"] * scalar)
+
+
+def pack_self_conditioning(raw: Mapping[str, Tensor], dense: Callable[[Tensor], Matrix] = Dense) -> SelfConditioning:
     """Pack the tensors named as in the checkpoint below `self_conditioning.`."""
-    before = raw["pre_norm.weight"] * math.sqrt(config.hidden_size)
-    gate_up = torch.cat((raw["gate_proj.weight"], raw["up_proj.weight"])) * before
+    gate_up = torch.cat((raw["gate_proj.weight"], raw["up_proj.weight"])) * raw["pre_norm.weight"]
     return SelfConditioning(dense(gate_up.T), dense(raw["down_proj.weight"].T))
-
-
-def unit(x: Tensor, eps: float) -> Tensor:
-    """x / √(|x|² + width·eps) over the last axis, computed in fp32."""
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-    return (x / torch.hypot(length, _floor(eps, x.shape[-1]))).to(x.dtype)
-
-
-@cache
-def _floor(eps: float, width: int) -> Tensor:
-    with torch.inference_mode(False):  # shared with training, which may save it for backward
-        return torch.tensor(math.sqrt(eps * width))
 
 
 def rope_tables(rope: Rope, head_dim: int, positions: Tensor, dtype: torch.dtype) -> Tables:
@@ -195,15 +187,19 @@ def rotate(x: Tensor, tables: Tables) -> Tensor:
 
 
 def attention(layer: Layer, x: Tensor, tables: Tables, attend: Attend, eps: float) -> Tensor:
-    """x [T, D], the input's `unit`. A full layer has no value rows: its values are its keys, unrotated."""
+    """x [T, D], the normalised input. A full layer has no value rows: its values are its keys, unrotated."""
     shape = layer.shape
-    heads = unit(layer.qkv(x).view(x.shape[0], -1, shape.kv_heads, shape.head_dim), eps)
-    turned = rotate(heads[:, : shape.groups + 1] * layer.qk_norm, tables)
-    return layer.out(attend(turned[:, :-1], turned[:, -1], heads[:, -1]))
+    heads = rms_norm(layer.qkv(x).view(len(x), -1, shape.kv_heads, shape.head_dim), None, eps)
+    if shape.sliding:
+        to_turn, values = heads.split((shape.groups + 1, 1), dim=1)
+    else:
+        to_turn, values = heads, heads[:, -1:]
+    queries, keys = rotate(to_turn * layer.qk_norm, tables).split((shape.groups, 1), dim=1)
+    return layer.out(attend(queries, keys, values))
 
 
 def feedforward(layer: Layer, x: Tensor, eps: float) -> Tensor:
-    """MLP plus experts on x [T, D], the residual's `unit`; each side's own norm applied."""
+    """MLP plus experts on x [T, D], the normalised residual; each side under its own norm."""
     gate, up = layer.gate_up(x).chunk(2, dim=-1)
     hidden = F.gelu(gate, approximate="tanh") * up
     if layer.mixture is not None:
@@ -213,15 +209,15 @@ def feedforward(layer: Layer, x: Tensor, eps: float) -> Tensor:
     else:
         assert layer.expert_down is not None
         shared, routed = layer.down(hidden[:, : layer.mlp_width]), layer.expert_down(hidden[:, layer.mlp_width :])
-    return torch.addcmul(unit(shared, eps) * layer.mlp_norm, unit(routed, eps), layer.expert_norm)
+    return rms_norm(shared, layer.mlp_norm, eps) + rms_norm(routed, layer.expert_norm, eps)
 
 
-def block(layer: Layer, x: Tensor, tables: Tables, attend: Attend, scalar: float, eps: float) -> Tensor:
+def block(layer: Layer, x: Tensor, tables: Tables, attend: Attend, side: Side, eps: float) -> Tensor:
     """One layer: x [T, D] to [T, D]."""
-    attended = attention(layer, unit(x, eps), tables, attend, eps)
-    x = torch.addcmul(x, unit(attended, eps), layer.attention_norm)
-    x = torch.addcmul(x, unit(feedforward(layer, unit(x, eps), eps), eps), layer.feedforward_norm)
-    return x if scalar == 1.0 else x * scalar
+    attended = attention(layer, rms_norm(x, None, eps), tables, attend, eps)
+    x = x + rms_norm(attended, layer.attention_norm, eps)
+    fed = feedforward(layer, rms_norm(x, None, eps), eps)
+    return torch.add(rms_norm(fed, side.feedforward_norm, eps), x, alpha=side.scalar)
 
 
 def self_condition(weights: SelfConditioning, embedded: Tensor, soft: Tensor | None, eps: float) -> Tensor:
@@ -230,6 +226,6 @@ def self_condition(weights: SelfConditioning, embedded: Tensor, soft: Tensor | N
     No `soft` is the first step; the reference then feeds zeros, which this MLP maps to zeros.
     """
     if soft is not None:
-        gate, up = weights.gate_up(unit(soft, eps)).chunk(2, dim=-1)
+        gate, up = weights.gate_up(rms_norm(soft, None, eps)).chunk(2, dim=-1)
         embedded = embedded + weights.down(F.gelu(gate, approximate="tanh") * up)
-    return unit(embedded, eps) * math.sqrt(embedded.shape[-1])
+    return rms_norm(embedded, None, eps)

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from stopgap.kernels.head import head as denoise_head
+from stopgap.kernels.norm import rms_norm
 
-from .layers import Weights, block, self_condition, unit
+from .layers import Weights, block, self_condition
 from .model_config import ModelConfig, ModelError
 from .prefix import PrefixCache, Window
 
@@ -54,7 +55,7 @@ class Model:
         self.weights = weights
         self.name = name
         self.device = weights.embedding.device
-        self.dtype = weights.embedding.dtype
+        self.dtype = weights.norm.dtype
         self._scale = math.sqrt(config.hidden_size)
 
     def new_cache(self, capacity: int, scratch: int | None = None) -> PrefixCache:
@@ -125,7 +126,8 @@ class Model:
             allowed=allowed,
             noise=gumbel,
         )
-        expected = step.probabilities.to(self.dtype).mm(self.weights.embedding) * self._scale
+        embedding = self.weights.embedding
+        expected = step.probabilities.to(embedding.dtype).mm(embedding).to(self.dtype) * self._scale
         following = embedded.index_copy(0, slots, expected)
         if keep is not None:
             padded = following.new_zeros((rows * width, self.config.hidden_size))
@@ -154,12 +156,11 @@ class Model:
         return list(torch.split(logs.gather(1, tokens[1:, None]).squeeze(1), lengths))
 
     def _embed(self, tokens: Tensor) -> Tensor:
-        return self.weights.embedding[tokens] * self._scale
+        return self.weights.embedding[tokens].to(self.dtype) * self._scale
 
     def _forward(self, x: Tensor, window: Window, *, decoder: bool) -> Tensor:
         """x [T, D] through all layers and the final norm."""
         eps = self.config.rms_norm_eps
         for layer, span in zip(self.weights.layers, window.spans, strict=True):
-            scalar = layer.decoder_scalar if decoder else layer.encoder_scalar
-            x = block(layer, x, span.tables, span.attend, scalar, eps)
-        return unit(x, eps) * self.weights.norm
+            x = block(layer, x, span.tables, span.attend, layer.decoder if decoder else layer.encoder, eps)
+        return rms_norm(x, self.weights.norm, eps)

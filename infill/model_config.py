@@ -141,10 +141,11 @@ def _layer_shapes(text: Mapping[str, Any]) -> tuple[LayerShape, ...]:
 def _full_layer_overrides(text: Mapping[str, Any], kinds: list[str]) -> dict[int, Mapping[str, Any]]:
     """What single layers change: `per_layer_config` (transformers >= 5.2x) or the two `global_` keys before it."""
     if (by_layer := text.get("per_layer_config")) is not None:
-        return {
-            index: by_layer.get(str(index), by_layer.get(index, by_layer.get(kind, {})))
-            for index, kind in enumerate(kinds)
-        }
+        # Keys are layer numbers, padded with zeros to one width ("05", "11"), or kinds of layers.
+        named = {int(key) if str(key).isdigit() else key: own for key, own in by_layer.items()}
+        if unknown := set(named) - set(range(len(kinds))) - set(kinds):
+            raise ModelError(f"config.json: per_layer_config names {unknown.pop()!r}, which is no layer here")
+        return {index: {**named.get(kind, {}), **named.get(index, {})} for index, kind in enumerate(kinds)}
     if "full_attention" not in kinds:
         return {}
     own = {"head_dim": _need(text, "global_head_dim")}

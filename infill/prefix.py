@@ -25,7 +25,7 @@ class Span:
     """One layer's place in a window: where new keys and values go and what the new tokens see."""
 
     new_keys: Tensor
-    """[K, T, hd], a view into the cache"""
+    """[T, 1, K, hd], a view into the cache"""
     new_values: Tensor
     keys: Tensor
     """[1, K, L, hd], a view: the visible prefix and the T new tokens"""
@@ -37,8 +37,8 @@ class Span:
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `layers.Attend`. The query heads that share a key head become query rows: exact, since every
         row of a token has the same mask, and neither keys nor values are repeated or copied."""
-        self.new_keys.copy_(k.transpose(0, 1))
-        self.new_values.copy_(v.transpose(0, 1))
+        self.new_keys.copy_(k)
+        self.new_values.copy_(v)
         tokens, groups, kv_heads, width = q.shape
         rows = q.reshape(1, tokens * groups, kv_heads, width).transpose(1, 2)
         out = F.scaled_dot_product_attention(rows, self.keys, self.values, self.mask, scale=1.0)
@@ -166,7 +166,8 @@ class PrefixCache:
                 if not one_row or (causal and count > 1):
                     visible = _visible(oldest, start, positions, query_rows, key_rows, causal, window)
                 masks[kind] = None if visible is None else _additive(visible, shape.groups, layer)
-            seen, new = layer[:, :, oldest : start + count], layer[:, :, start : start + count]
+            seen = layer[:, :, oldest : start + count]
+            new = layer[:, None, :, start : start + count].permute(0, 3, 1, 2, 4)
             spans.append(Span(new[0], new[1], seen[0:1], seen[1:2], masks[kind], tables[shape.sliding, shape.head_dim]))
         return Window(tuple(spans), None)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from .layers import Dense, Weights, pack_layer, pack_self_conditioning
 from .model import Model
 from .model_config import ModelConfig
+from .quant import Int8
 
 
 def load_model(
@@ -31,25 +32,26 @@ def load_model(
     with safe_open(folder / "model.safetensors", framework="pt") as file:
         for name in file.keys():  # noqa: SIM118  a reader, not a dict
             raw[name] = file.get_tensor(name).to(dtype)
-    return Model(config, pack(raw, config), folder.name)
+    return Model(config, pack(raw, config, int8), folder.name)
 
 
-def pack(raw: dict[str, Tensor], config: ModelConfig) -> Weights:
+def pack(raw: dict[str, Tensor], config: ModelConfig, int8: bool = False) -> Weights:
+    dense = Int8.of if int8 else Dense
     decoder = "model.decoder."
     layers = []
     for index in range(len(config.layers)):
         prefix = f"{decoder}layers.{index}."
         mine = {name[len(prefix) :]: tensor for name, tensor in raw.items() if name.startswith(prefix)}
         mine["encoder.layer_scalar"] = raw[f"model.encoder.language_model.layers.{index}.layer_scalar"]
-        layers.append(pack_layer(mine, config, index))
+        layers.append(pack_layer(mine, config, index, dense))
     sc = f"{decoder}self_conditioning."
     embedding = raw[f"{decoder}embed_tokens.weight"]
     return Weights(
         embedding=embedding,
-        head=Dense(embedding.T),
-        norm=raw[f"{decoder}norm.weight"] * config.hidden_size**0.5,
+        head=dense(embedding.T),
+        norm=raw[f"{decoder}norm.weight"],
         self_conditioning=pack_self_conditioning(
-            {name[len(sc) :]: tensor for name, tensor in raw.items() if name.startswith(sc)}, config
+            {name[len(sc) :]: tensor for name, tensor in raw.items() if name.startswith(sc)}, dense
         ),
         layers=tuple(layers),
     )

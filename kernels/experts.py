@@ -6,6 +6,8 @@ version with the same signature.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,14 +20,25 @@ def experts(x: Tensor, scores: Tensor, gate_up: Tensor, down: Tensor, top_k: int
     expert's own scale already in it. Returns [T, D] in x's dtype.
 
     The weights of the chosen experts are a softmax over the chosen logits alone, which is the softmax over
-    all of them renormalised. Each token's results are added in the order of its ranking, in fp32 on the way.
+    all of them renormalised.
     """
     best, chosen = scores.topk(top_k, dim=-1)
     weights = best.softmax(-1, dtype=torch.float32)
+    # Rows grouped by expert; `ends` says where each expert's rows end, without asking the device.
     expert, order = chosen.view(-1).sort(stable=True)
-    numbers = torch.arange(gate_up.shape[0], device=x.device)
+    numbers = _count(gate_up.shape[0], x.device)
     ends = torch.searchsorted(expert, numbers, right=True, out_int32=True)
     gate, up = F.grouped_mm(x[order // top_k], gate_up, offs=ends).chunk(2, dim=-1)
     hidden = F.grouped_mm(F.gelu(gate, approximate="tanh") * up, down, offs=ends)
-    back = order.argsort().view(-1, top_k)
-    return (hidden[back] * weights.unsqueeze(-1)).sum(1).to(x.dtype)
+    # Gather each token's results and add them, weighted, in one operation.
+    starts = _count(len(x), x.device, top_k)
+    if weights.dtype != x.dtype:
+        weights = weights.to(x.dtype)
+    summed, *_ = torch.embedding_bag(hidden, order.argsort(), starts, False, 0, False, weights.view(-1))
+    return summed
+
+
+@cache
+def _count(length: int, device: torch.device, step: int = 1) -> Tensor:
+    with torch.inference_mode(False):  # training may save it for backward
+        return torch.arange(0, length * step, step, device=device)

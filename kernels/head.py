@@ -45,17 +45,20 @@ def head(
     banned [V] bool, for every slot; allowed: slot number to the only ids [k] it may hold. noise: Gumbel noise
     [N, V], or a generator to draw one uniform number per slot from, or None for `sample` equal to `argmax`.
     """
-    scaled = (logits.float() / softcap).tanh_().mul_(softcap / temperature)
+    # tanh(z) = 2·sigmoid(2z) - 1, without the constant, which no probability depends on: torch's sigmoid is
+    # six times faster than its tanh on a CPU. Likewise a bias is nine times faster than masked_fill.
+    scaled = (logits.float() * (2 / softcap)).sigmoid_().mul_(2 * softcap / temperature)
     if banned is not None:
-        scaled.masked_fill_(banned, BANNED)
+        scaled += banned * BANNED
     for slot, ids in (allowed or {}).items():
         kept = scaled[slot, ids]
         scaled[slot] = BANNED
         scaled[slot, ids] = kept
-    logs = scaled.log_softmax(-1)
-    probabilities = logs.exp()
-    logprob, argmax = logs.max(-1)
-    entropy = -torch.linalg.vecdot(probabilities, logs)
+    probabilities = scaled.softmax(-1)
+    best, argmax = probabilities.max(-1)
+    logprob = best.log()
+    peak = scaled.gather(1, argmax[:, None]).squeeze(1)
+    entropy = (peak - logprob - torch.linalg.vecdot(probabilities, scaled)).clamp_min_(0.0)
     if noise is None:
         sample = argmax
     elif isinstance(noise, Tensor):
@@ -64,6 +67,6 @@ def head(
         # One number per slot through the inverse of the distribution function: Gumbel noise for every
         # logit costs more on a CPU than all the rest of this function.
         edges = probabilities.cumsum(-1)
-        drawn = torch.rand((len(logs), 1), generator=noise, device=logs.device) * edges[:, -1:]
-        sample = torch.searchsorted(edges, drawn, right=True).squeeze(-1).clamp_(max=logs.shape[-1] - 1)
+        drawn = torch.rand((len(edges), 1), generator=noise, device=edges.device) * edges[:, -1:]
+        sample = torch.searchsorted(edges, drawn, right=True).squeeze(-1).clamp_(max=edges.shape[-1] - 1)
     return Head(argmax, sample, entropy, logprob, probabilities)
