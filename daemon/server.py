@@ -40,6 +40,8 @@ _SLOW_CLIENT = 16 * 1024 * 1024
 _HELLO_S = 5.0
 _DRAIN_S = 30.0
 _LOCK_S = 10.0
+_SILENT_S = 1.0
+"""How long a lock may be held by a process that cannot be reached before it is asked to look."""
 _TICK_S = 30.0
 
 _WHY: dict[str, str] = {
@@ -81,6 +83,7 @@ class Server:
         self._gone = asyncio.Event()
         self._last_client = clock()
         self._on_battery = False
+        self._inode = 0
         self._worker = Worker(config, self._from_worker, self._worker_died, clock)
         self._listening: asyncio.Server | None = None
 
@@ -88,16 +91,18 @@ class Server:
         """Serves until told to leave; the caller holds the lock, so a socket file found here is stale."""
         self._files.socket.unlink(missing_ok=True)
         self._listening = await transport.listen(self._files.socket, self._accept)
-        inode = self._files.socket.stat().st_ino
+        self._inode = self._files.socket.stat().st_ino
         self._worker.start()
         for number in (signal.SIGTERM, signal.SIGINT):
             with suppress(NotImplementedError):
                 self._loop.add_signal_handler(number, self.leave)
+        if sys.platform != "win32":
+            self._loop.add_signal_handler(signal.SIGHUP, self._tick)
         log.info("serving %s as process %d", self._config.model, os.getpid())
         while not self._leaving.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._leaving.wait(), _TICK_S)
-            self._tick(inode)
+            self._tick()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._drained(), _DRAIN_S)
         # Before the connections close: a client that sees the end must not find the socket of the dead.
@@ -124,9 +129,9 @@ class Server:
     async def _drained(self) -> None:
         await self._gone.wait()
 
-    def _tick(self, inode: int) -> None:
+    def _tick(self) -> None:
         try:
-            mine = self._files.socket.stat().st_ino == inode
+            mine = self._files.socket.stat().st_ino == self._inode
         except FileNotFoundError:
             mine = False
         if not mine:
@@ -359,7 +364,7 @@ class Server:
         try:
             data = wire.encode(message)
         except wire.WireError as error:
-            log.error("%s", error)
+            log.error("a frame that cannot be sent: %s", error)
             data = wire.encode(wire.Error(getattr(message, "id", 0), "crashed", str(error)))
         connection.writer.write(data)
         if connection.writer.transport.get_write_buffer_size() > _SLOW_CLIENT:
@@ -434,8 +439,11 @@ def serve() -> int:
     except (ConfigError, PathsError) as error:
         print(error, file=sys.stderr)
         return 2
+    if sys.platform != "win32":
+        # Whoever waits for the lock sends it (`_become_the_one`), maybe before the loop has its handler.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     lock = transport.Lock(files.lock)
-    if not _become_the_one(lock, files.socket):
+    if not _become_the_one(lock, files):
         return 0
     os.chdir(files.log.parent)
     os.umask(0o077)
@@ -455,12 +463,19 @@ async def _serve(config: Config, files: Place) -> bool:
     return server.stop_worker(2.0)
 
 
-def _become_the_one(lock: transport.Lock, socket: Path) -> bool:
+def _become_the_one(lock: transport.Lock, files: Place) -> bool:
     """Waits for the lock while its holder is on its way out; False if that one serves."""
-    give_up = time.monotonic() + _LOCK_S
+    begin = time.monotonic()
+    asked = sys.platform == "win32"
     while not lock.take():
-        if asyncio.run(_listens(socket)) or time.monotonic() > give_up:
+        waited = time.monotonic() - begin
+        if waited > _LOCK_S or asyncio.run(_listens(files.socket)):
             return False
+        if waited > _SILENT_S and not asked and (pid := transport.holder(files.lock)):
+            # It may not know that its socket file was removed; SIGHUP makes it look.
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGHUP)
+            asked = True
         time.sleep(0.02)
     return True
 

@@ -383,11 +383,12 @@ def encode(message: Message) -> bytes:
     """The frame of one message, length included.
 
     Raises:
-        WireError: the frame would be longer than `MAX_FRAME`.
+        WireError: the peer would refuse it, and close the connection with everything else that is on it.
     """
     body = cast(bytes, msgpack.packb({"type": type(message).__name__, **_pack(message)}))
     if len(body) > MAX_FRAME:
         raise WireError(f"a {type(message).__name__} of {len(body)} bytes; the limit is {MAX_FRAME}")
+    decode(body)
     return struct.pack(">I", len(body)) + body
 
 

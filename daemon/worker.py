@@ -152,7 +152,8 @@ class Worker:
         """Ends everything and frees the memory; `freed` is called on the worker thread."""
         with self._wake:
             self._paused = True
-            self._unwanted.append(freed)
+            self._unwanted += [*self._wanted, freed]
+            self._wanted = []
             self._wake.notify()
             return self._scheduler.drop_all("paused")
 
@@ -164,10 +165,13 @@ class Worker:
             self._wake.notify()
 
     def load(self, loaded: Callable[[], None]) -> None:
-        """Brings the model into memory; `loaded` is called on the worker thread, also if that failed."""
+        """Brings the model into memory; `loaded` is called afterwards, also if that failed or is forbidden."""
         with self._wake:
-            self._wanted.append(loaded)
-            self._wake.notify()
+            if self._engine is None and not self._paused:
+                self._wanted.append(loaded)
+                self._wake.notify()
+                return
+        loaded()
 
     def unload(self, freed: Callable[[], None]) -> None:
         """Frees the memory as soon as no request is started; `freed` is called on the worker thread."""
@@ -190,8 +194,8 @@ class Worker:
             while not self._stopping:
                 if self._unwanted and not self._scheduler.running:
                     return self._free
-                if self._wanted and not self._paused:
-                    return self._warm
+                if self._engine is None and not self._paused and (self._wanted or len(self._scheduler)):
+                    return self._load
                 job = None if self._paused else self._scheduler.next()
                 if job is not None:
                     return lambda: self._advance(job)
@@ -234,11 +238,7 @@ class Worker:
 
     def _advance(self, job: Job[Task]) -> None:
         """One denoising step of one request, and what follows from it."""
-        run = self._runs.get(job.key)
-        if run is None:
-            run = self._begin(job)
-            if run is None:
-                return
+        run = self._runs.get(job.key) or self._begin(job)
         if self._on_device is not run:
             if run.count:
                 self.emit(job, Note(f"goes on after {run.count} steps"))
@@ -258,9 +258,7 @@ class Worker:
             with self._wake:
                 self._scheduler.charge(job, self._last_used - started)
 
-    def _begin(self, job: Job[Task]) -> _Run | None:
-        if self._engine is None and not self._load(job):
-            return None
+    def _begin(self, job: Job[Task]) -> _Run:
         queued_ms = (self.clock() - job.arrived) * 1000
         self.emit(job, Note("started"))
         run = _Run(job, self._steps(job, job.work.request), queued_ms)
@@ -352,16 +350,8 @@ class Worker:
                 log.error("dropping caches failed: %s", memory.describe(error))
         memory.trim()
 
-    def _warm(self) -> None:
-        if self._engine is None:
-            self._load(None)
-        with self._wake:
-            waiting, self._wanted = self._wanted, []
-        for loaded in waiting:
-            loaded()
-
-    def _load(self, job: Job[Task] | None) -> bool:
-        """Loads the engine; if that fails, everyone who waits is told."""
+    def _load(self) -> None:
+        """Loads the engine; if that fails, everyone who waits is told. Nobody has been started before it."""
         self.state, self.failure = "loading", ""
         told: dict[Key, str] = {}
 
@@ -395,7 +385,10 @@ class Worker:
         self.state = "cold" if self._engine is None else "ready"
         self._last_used = self.clock()
         log.info("model %s after %.1f s", self.state, self.clock() - began)
-        return self._engine is not None and (job is None or job.ended is None)
+        with self._wake:
+            callers, self._wanted = self._wanted, []
+        for loaded in callers:
+            loaded()
 
     def _free(self) -> None:
         self._unload()
