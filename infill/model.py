@@ -8,8 +8,8 @@ and who sees what in `prefix`, reading weights in `weights`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 
 import torch
 from torch import Tensor
@@ -62,6 +62,21 @@ class Model:
         """A cache for `capacity` prompt tokens and `scratch` canvas slots at once (default: four canvases)."""
         room = 4 * self.config.canvas_length if scratch is None else scratch
         return PrefixCache(self.config, capacity, room, self.device, self.dtype)
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the weights, the tied embedding counted once."""
+        return sum(storage[0] for storage in self._storages())
+
+    @property
+    def nbytes(self) -> int:
+        """Memory the weights take."""
+        return sum(storage[1] for storage in self._storages())
+
+    def _storages(self) -> Iterable[tuple[int, int]]:
+        """(elements, bytes) of every tensor, views of one storage once."""
+        found = {t.untyped_storage().data_ptr(): (t.numel(), t.nbytes) for t in _tensors(self.weights)}
+        return found.values()
 
     @torch.inference_mode()
     def encode(self, cache: PrefixCache, ids: Sequence[int]) -> Tensor:
@@ -164,3 +179,14 @@ class Model:
         for layer, span in zip(self.weights.layers, window.spans, strict=True):
             x = block(layer, x, span.tables, span.attend, layer.decoder if decoder else layer.encoder, eps)
         return rms_norm(x, self.weights.norm, eps)
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _tensors(item)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            yield from _tensors(getattr(value, field.name))
