@@ -20,8 +20,8 @@ LOOK_BACK = 600  # lines
 class Copier:
     """An engine that copies an earlier line of the same file.
 
-    A hole that begins on a fresh line gets a whole line (with its line end, if the suffix starts a new line);
-    one that begins inside a line gets the part of the earlier line that follows the best match of what stands
+    A hole that begins on a fresh line gets a whole line (with its line end, unless the suffix brings one); one
+    that begins inside a line gets the part of the earlier line that follows the best match of what stands
     left of the hole, up to where the text right of the hole begins again.
     """
 
@@ -53,7 +53,8 @@ class Copier:
 
     def _text(self, prefix: str, suffix: str, draw: random.Random) -> str:
         *above, left = prefix.split("\n")
-        right, *below = suffix.split("\n")
+        fresh = not left and suffix[:1] != "\n"  # a whole line is missing, its end included
+        right, *below = ["", *suffix.split("\n")] if fresh else suffix.split("\n")
         above = above[-LOOK_BACK:]
         earlier = [index for index, line in enumerate(above) if line.strip()]
         if not earlier:
@@ -66,8 +67,7 @@ class Copier:
             index = draw.choice(earlier)
         if left.strip():
             return _rest(above[index], left, right)
-        line = above[index].lstrip() if left else above[index]
-        return line if right else line + "\n" * (not left and bool(suffix))
+        return above[index].lstrip() if left else above[index] + "\n" * fresh
 
 
 def _likeness(at: int, above: list[str], left: str, right: str, below: list[str]) -> float:

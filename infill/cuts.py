@@ -84,7 +84,7 @@ def holes(
             label, path = files[name][visit % len(files[name])]
             draw = random.Random(f"{seed}:{visit}:{label}")
             fresh[name] += 1
-            for sample in cut(LANGUAGES[name], label, _text(path), draw, kinds, PER_VISIT, broken):
+            for sample in cut(LANGUAGES[name], label, text_of(path), draw, kinds, PER_VISIT, broken):
                 key = (label, sample.start, len(sample.truth))
                 if key in seen:
                     continue
@@ -96,7 +96,7 @@ def holes(
         visit += 1
 
 
-def _text(path: Path) -> bytes:
+def text_of(path: Path) -> bytes:
     """The file, or nothing when it is not for us: too big, not UTF-8, or machine-made (very long lines)."""
     try:
         if path.stat().st_size > MAX_FILE:

@@ -60,7 +60,10 @@ def humaneval(path: Path, limit: int | None, seed: int) -> list[Sample]:
         raise EvalError(f"no problems at {path}: give {SHIPPED}, or a folder of them")
     samples: list[Sample] = []
     for file in files:
-        samples += _drawn([_problem(row, file) for row in _rows(file)], limit, seed)
+        problems = [_problem(row, file) for row in _rows(file)]
+        if not problems:
+            raise EvalError(f"{file} is empty; give {SHIPPED}")
+        samples += _drawn(problems, limit, seed)
     return samples
 
 
