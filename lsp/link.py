@@ -52,13 +52,21 @@ class Fills(Protocol):
 class Link:
     """Created before the connection exists; the first request makes it."""
 
-    def __init__(self, client: str, on_change: Callable[[Health], None], *, spawn: bool = True) -> None:
-        self._client = Client(client, spawn=spawn)
+    def __init__(self, name: str, on_change: Callable[[Health], None]) -> None:
+        self.name = name
+        """Who is asking, for `stopgap status`; changes to it count until the first request."""
+        self._made: Client | None = None
         self._on_change = on_change
         self.health = Health("starting")
         self.instructions: bool | None = None
         """Whether the model follows instructions; None until the daemon has said so."""
         self.model_languages: tuple[str, ...] = ()
+
+    @property
+    def _client(self) -> Client:
+        if self._made is None:
+            self._made = Client(self.name)
+        return self._made
 
     async def fill(
         self, request: wire.Fill, watch: Callable[[wire.FillFrame], None] | None = None

@@ -12,7 +12,12 @@ import logging
 import os
 import sys
 import threading
+import time
+from collections import deque
+from collections.abc import Coroutine
+from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from lsprotocol import types as lsp
@@ -20,14 +25,19 @@ from pygls.io_ import StdinAsyncReader, StdoutWriter, run_async
 from pygls.lsp.server import LanguageServer
 from pygls.protocol import LanguageServerProtocol, default_converter, lsp_method
 
+from stopgap.daemon import wire
 from stopgap.infill import languages
 from stopgap.infill.contract import FillError
 
+from . import extensions, inline, rewrite
+from .actions import Actions
 from .document import Change, Documents, Encoding, Snapshot
-from .ghost import Ghost
 from .link import Health, Link
-from .session import Query, Session
+from .quiet import Trees
+from .rules import Rules, path_of
+from .session import Session
 from .settings import Settings, merged
+from .workspace import Context
 
 logger = logging.getLogger(__name__)
 
@@ -98,8 +108,44 @@ def converter() -> Any:
     return made
 
 
+@dataclass(frozen=True, slots=True)
+class Client:
+    """What the editor can do, read once from its capabilities."""
+
+    inline: bool = False
+    resolves_edits: bool = False
+    disabled_actions: bool = False
+    tagged_actions: bool = False
+    document_changes: bool = False
+    annotations: bool = False
+    progress: bool = False
+    configuration: bool = False
+
+    @classmethod
+    def of(cls, capabilities: lsp.ClientCapabilities) -> Client:
+        def has(*path: str) -> Any:
+            value: Any = capabilities
+            for name in path:
+                value = getattr(value, name, None)
+            return value
+
+        action = ("text_document", "code_action")
+        return cls(
+            inline=has("text_document", "inline_completion") is not None,
+            resolves_edits="edit" in (has(*action, "resolve_support", "properties") or ())
+            and bool(has(*action, "data_support")),
+            disabled_actions=bool(has(*action, "disabled_support")),
+            tagged_actions=lsp.CodeActionTag.LlmGenerated in (has(*action, "tag_support", "value_set") or ()),
+            document_changes=bool(has("workspace", "workspace_edit", "document_changes")),
+            annotations=bool(has(*action, "honors_change_annotations"))
+            and has("workspace", "workspace_edit", "change_annotation_support") is not None,
+            progress=bool(has("window", "work_done_progress")),
+            configuration=bool(has("workspace", "configuration")),
+        )
+
+
 class Server(LanguageServer):
-    """One editor's server: the state, and how it reads and writes positions."""
+    """One editor's server: all its state, and how it speaks to the editor."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -114,32 +160,118 @@ class Server(LanguageServer):
             ),
         )
         self.settings = Settings()
+        self.client = Client()
+        self.folders: tuple[Path, ...] = ()
+        self.rules = Rules(self.settings)
         self.documents = Documents()
+        self.trees = Trees()
+        self.context = Context(time.monotonic)
         self.link = Link("lsp", self.on_health)
-        self.session = Session(self.documents, self.link)
+        self.session = Session(self.documents, self.link, on_nothing=self.note_uri)
+        self.actions = Actions(self.link)
+        self.notes: deque[tuple[str, str]] = deque(maxlen=100)
+        """File name and reason of the last places where nothing was shown; kept in memory only."""
+        self._shown = 0
+        self._warned = False
+        self._chores: set[asyncio.Task[Any]] = set()
+
+    def configure(self, given: object) -> None:
+        """Take settings from the client; a wrong entry is named once and changes nothing."""
+        self.settings = merged(self.settings, given)
+        self.rules = Rules(self.settings, self.folders)
+        for line in self.settings.unknown:
+            self.say(f"stopgap: {line}", lsp.MessageType.Warning)
+
+    def chore(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run something in the background; asyncio itself keeps only weak references to tasks."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
 
     # ---- the documents -------------------------------------------------------------------------------
 
     def opened(self, document: lsp.TextDocumentItem) -> None:
-        self.documents.open(document.uri, document.version, document.language_id, document.text)
+        snapshot = self.documents.open(document.uri, document.version, document.language_id, document.text)
+        language = self.language(snapshot)
+        if language is None or not language.module or self.refusal(snapshot):
+            return
+        # Both take longer than a keystroke may: the first parse, and starting the daemon.
+        asyncio.get_running_loop().call_later(0.05, self._prepare, document.uri, language)
+        if self.link.health.state == "starting" and self.settings.enabled and self.settings.automatic:
+            self.chore(self.link.status())
 
-    def changed(
-        self,
-        document: lsp.VersionedTextDocumentIdentifier,
-        changes: Any,
-    ) -> None:
+    def _prepare(self, uri: str, language: languages.Language) -> None:
+        snapshot = self.documents.get(uri)
+        if snapshot is not None:
+            self.trees.source(uri, snapshot.data, language, 0, None)
+
+    def changed(self, document: lsp.VersionedTextDocumentIdentifier, changes: Any) -> None:
         read = [read_change(change) for change in changes]
         if self.documents.change(document.uri, document.version, read) is None:
             logger.warning("a change to %s, which is not open", document.uri)
 
     def closed(self, uri: str) -> None:
+        for keeper in (self.session, self.trees, self.context, self.actions):
+            keeper.forget(uri)
         self.documents.close(uri)
-        self.session.forget(uri)
+
+    def language(self, snapshot: Snapshot) -> languages.Language | None:
+        found = language_of(snapshot.language_id, snapshot.uri)
+        if found is None and self.settings.allow_unchecked and snapshot.language_id:
+            return languages.plain(snapshot.language_id)
+        return found
+
+    def refusal(self, snapshot: Snapshot) -> str:
+        """Why this document is out of bounds, or an empty string."""
+        return self.rules.refusal(path_of(snapshot.uri))
+
+    def path_shown(self, snapshot: Snapshot) -> str:
+        """The document's path as the daemon may see it: from its workspace folder on."""
+        path = path_of(snapshot.uri)
+        if path is None:
+            return ""
+        folder = self.rules.folder(path)
+        return (path.relative_to(folder).as_posix() if folder else path.name)[-1024:]
 
     # ---- what the user gets to know ------------------------------------------------------------------
 
     def on_health(self, health: Health) -> None:
+        """One notification per change; an editor without a status item gets one message per session."""
         logger.info("%s", health)
+        if self.settings.status:
+            self.protocol.notify(extensions.STATUS, extensions.status_of(health))
+        elif health.state in {"offline", "error"} and not self._warned:
+            self._warned = True
+            self.say(f"stopgap: {health.message}", lsp.MessageType.Warning)
+
+    def say(self, text: str, kind: lsp.MessageType = lsp.MessageType.Info) -> None:
+        self.window_show_message(lsp.ShowMessageParams(kind, text))
+
+    def note(self, snapshot: Snapshot, reason: str) -> None:
+        self.note_uri(snapshot.uri, reason)
+
+    def note_uri(self, uri: str, reason: str) -> None:
+        self.notes.append((uri.rpartition("/")[2], reason))
+
+    async def tell(self, event: wire.Feedback) -> None:
+        """Count what became of a fill; that it was shown, once."""
+        if event.id == 0 or (event.event == "shown" and event.id == self._shown):
+            return
+        if event.event == "shown":
+            self._shown = event.id
+        await self.link.feedback(event)
+
+    def send_draft(self, snapshot: Snapshot, draft: wire.Draft, token: str | int) -> None:
+        if self.settings.drafts:
+            self.protocol.notify(extensions.DRAFT, extensions.draft_of(self, snapshot, draft, token))
+
+    async def ask_for_words(self, prompt: str) -> str:
+        """What the user types at a prompt; empty if they cancel or the client cannot ask."""
+        if not self.settings.input:
+            self.say("stopgap: this editor cannot ask for an instruction; run stopgap.run with one")
+            return ""
+        answer = await self.protocol.send_request_async(extensions.INPUT, {"prompt": prompt})
+        return answer if isinstance(answer, str) else ""
 
     def report_server_error(self, error: Exception, source: Any) -> None:
         """Into the log: pygls shows every internal error as a popup."""
@@ -165,66 +297,117 @@ def read_change(change: lsp.TextDocumentContentChangeEvent) -> Change:
 
 
 @functools.lru_cache(maxsize=256)
-def language_of(language_id: str, path: str) -> languages.Language | None:
+def language_of(language_id: str, uri: str) -> languages.Language | None:
     """The client's idea of a document's language wins over the file name."""
     try:
         return languages.by_name(language_id)
     except FillError:
-        return languages.for_path(path) if path else None
+        path = path_of(uri)
+        return languages.for_path(path.name) if path else None
 
 
-# ---- requests ----------------------------------------------------------------------------------------
+# ---- the life of a connection --------------------------------------------------------------------------
 
 
 def initialize(ls: Server, params: lsp.InitializeParams) -> None:
     ls.documents.encoding = cast(Encoding, str(ls.workspace.position_encoding or "utf-16"))
+    ls.client = Client.of(params.capabilities)
+    if params.client_info is not None:
+        ls.link.name = params.client_info.name[:64]
+    uris = [folder.uri for folder in params.workspace_folders or ()] or [params.root_uri or ""]
+    ls.folders = tuple(path for path in map(path_of, uris) if path is not None)
+    # Messages may not be sent before the reply to this request: `initialized` says what was wrong.
     ls.settings = merged(ls.settings, params.initialization_options)
+    ls.rules = Rules(ls.settings, ls.folders)
+    if ls.settings.completion == "always" or (ls.settings.completion == "auto" and not ls.client.inline):
+        options = lsp.CompletionOptions(trigger_characters=list(".([{ ,="))
+        ls.feature(lsp.TEXT_DOCUMENT_COMPLETION, options)(inline.completion)
 
 
-async def inline_completion(ls: Server, params: lsp.InlineCompletionParams) -> list[lsp.InlineCompletionItem] | None:
-    """Ghost text. `[]` clears what an editor shows; null, for overtaken requests, changes nothing there."""
-    snapshot = ls.documents.get(params.text_document.uri)
-    if snapshot is None or not ls.settings.enabled:
-        return []
-    invoked = params.context.trigger_kind == lsp.InlineCompletionTriggerKind.Invoked
-    language = language_of(snapshot.language_id, snapshot.uri)
-    if language is None:
-        return []
-    selected = params.context.selected_completion_info
-    data, cursor = snapshot.data, ls.offset(snapshot, params.position)
-    base = snapshot
-    if selected is not None:
-        first, last = ls.offset(snapshot, selected.range.start), ls.offset(snapshot, selected.range.end)
-        data = data[:first] + selected.text.encode() + data[last:]
-        cursor = first + len(selected.text.encode())
-    query = Query(
-        snapshot.uri,
-        snapshot.version,
-        data,
-        cursor,
-        language.name,
-        wanted=ls.settings.candidates if invoked else 1,
-        budget_ms=ls.settings.invoked_budget_ms if invoked else ls.settings.budget_ms,
-    )
-    found = await ls.session.ask(query)
-    if found is None:
-        return None
-    return [item(ls, base, cursor, g) for g in found]
+async def initialized(ls: Server, params: lsp.InitializedParams) -> None:
+    for line in ls.settings.unknown:
+        ls.say(f"stopgap: {line}", lsp.MessageType.Warning)
 
 
-def item(ls: Server, snapshot: Snapshot, cursor: int, ghost: Ghost) -> lsp.InlineCompletionItem:
-    start = snapshot.line_start(cursor)
-    text = snapshot.data[start : cursor - ghost.back] + ghost.insert
-    return lsp.InlineCompletionItem(text.decode(), range=ls.range(snapshot, start, cursor + ghost.over))
+async def shutdown(ls: Server, params: None) -> None:
+    ls.session.forget_all()
+    await ls.link.close()
+
+
+async def did_change_configuration(ls: Server, params: lsp.DidChangeConfigurationParams) -> None:
+    """Settings come with the notification, or are fetched by clients that send none with it."""
+    given = params.settings
+    if not given and ls.client.configuration:
+        items = [lsp.ConfigurationItem(section="stopgap")]
+        fetched = await ls.workspace_configuration_async(lsp.ConfigurationParams(items))
+        given = fetched[0] if fetched else None
+    ls.configure(given)
+
+
+async def did_change_folders(ls: Server, params: lsp.DidChangeWorkspaceFoldersParams) -> None:
+    gone = {path_of(folder.uri) for folder in params.event.removed}
+    new = [path for folder in params.event.added if (path := path_of(folder.uri)) is not None]
+    kept = [folder for folder in ls.folders if folder not in gone and folder not in new]
+    ls.folders = (*kept, *new)
+    ls.rules = Rules(ls.settings, ls.folders)
 
 
 def make() -> Server:
     """The server with its features, not started."""
     server = Server()
-    server.feature(lsp.INITIALIZE)(initialize)
+    feature = server.feature
+    feature(lsp.INITIALIZE)(initialize)
+    feature(lsp.INITIALIZED)(initialized)
+    feature(lsp.SHUTDOWN)(shutdown)
+    feature(lsp.WORKSPACE_DID_CHANGE_CONFIGURATION)(did_change_configuration)
+    feature(lsp.WORKSPACE_DID_CHANGE_WORKSPACE_FOLDERS)(did_change_folders)
     # Without options pygls does not advertise the capability, and no editor ever asks.
-    server.feature(lsp.TEXT_DOCUMENT_INLINE_COMPLETION, lsp.InlineCompletionOptions())(inline_completion)
+    feature(lsp.TEXT_DOCUMENT_INLINE_COMPLETION, lsp.InlineCompletionOptions())(inline.inline_completion)
+    kinds = sorted(set(rewrite.LSP_KINDS.values()))
+    feature(lsp.TEXT_DOCUMENT_CODE_ACTION, lsp.CodeActionOptions(code_action_kinds=kinds, resolve_provider=True))(
+        rewrite.code_action
+    )
+    feature(lsp.CODE_ACTION_RESOLVE)(rewrite.resolve)
+    feature(extensions.STATUS)(extensions.status)
+    feature(extensions.PAUSE)(extensions.pause)
+    feature(extensions.RESUME)(extensions.resume)
+    feature(extensions.WHY)(extensions.why)
+    feature(extensions.FILL)(extensions.fill)
+    for method in extensions.EVENTS:
+        feature(method)(functools.partial(extensions.event, server, method))
+    _commands(server)
     return server
+
+
+def _commands(server: Server) -> None:
+    @server.command(rewrite.RUN)
+    async def run(*arguments: Any) -> bool:
+        choice = rewrite.Choice.read(arguments[0] if arguments else None)
+        if choice is None:
+            server.say("stopgap: stopgap.run wants {stopgap: action, uri, range}")
+            return False
+        return await rewrite.run(server, choice)
+
+    @server.command(inline.ACCEPTED)
+    async def accepted(*arguments: Any) -> None:
+        keys = ("fill", "language", "characters")
+        await extensions.event(server, "stopgap/didAccept", dict(zip(keys, arguments, strict=False)))
+
+    @server.command("stopgap.pause")
+    async def pause(*_: Any) -> Any:
+        return await extensions.pause(server, None)
+
+    @server.command("stopgap.resume")
+    async def resume(*_: Any) -> Any:
+        return await extensions.resume(server, None)
+
+    @server.command("stopgap.status")
+    async def status(*_: Any) -> Any:
+        return await extensions.status(server, None)
+
+    @server.command("stopgap.why")
+    async def why(*_: Any) -> list[str]:
+        return await extensions.why_lines(server, 10)
 
 
 async def serve(server: Server, stdin: BinaryIO, stdout: BinaryIO) -> None:
@@ -243,5 +426,5 @@ def main() -> None:
     """`stopgap lsp`: serve one editor on standard input and output."""
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # a stray print must not break the protocol
-    logging.basicConfig(level=os.environ.get("STOPGAP_LSP_LOG", "WARNING").upper(), stream=sys.stderr)
+    logging.basicConfig(level=os.environ.get("STOPGAP_LSP_LOG", "CRITICAL").upper(), stream=sys.stderr)
     asyncio.run(serve(make(), stdin, stdout))

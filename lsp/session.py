@@ -73,11 +73,12 @@ class Session:
     """The requests for ghost text of one editor."""
 
     def __init__(
-        self, documents: Documents, link: Fills, on_done: Callable[[Query, wire.Done], None] | None = None
+        self, documents: Documents, link: Fills, on_nothing: Callable[[str, str], None] = lambda uri, why: None
     ) -> None:
+        """`on_nothing` is told the document and the reason when a request came to no ghost text."""
         self._documents = documents
         self._link = link
-        self._on_done = on_done
+        self._on_nothing = on_nothing
         self._desks: dict[str, _Desk] = {}
 
     def known(self, uri: str, data: bytes, cursor: int, wanted: int = 1) -> tuple[Ghost, ...] | None:
@@ -178,9 +179,8 @@ class Session:
             )
         )
         if isinstance(end, wire.Error):
+            self._on_nothing(query.uri, end.message)
             return ()
-        if self._on_done is not None:
-            self._on_done(query, end)
         found: dict[bytes, Ghost] = {}
         for fill in end.fills:
             shown = ghost(
@@ -194,6 +194,8 @@ class Session:
             if shown is not None:
                 found.setdefault(shown.insert, replace(shown, fill=end.id))
         answer = tuple(found.values())
+        if not answer and kind == "interactive":
+            self._on_nothing(query.uri, end.reason or "the fill would change what is there already")
         if end.stopped != "cancelled":
             desk.memory.put(query.data, query.cursor, answer)
         return answer

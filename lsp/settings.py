@@ -87,8 +87,12 @@ class Settings:
     """How long collecting them may take."""
     allow_unchecked: bool = False
     """Show fills in languages without a grammar, where nothing can check them."""
+    confirm_rewrites: bool = True
+    """Ask the editor to show a rewrite before it is applied, where it can."""
+    status: bool = False
+    """The client understands the notification `stopgap/status`."""
     drafts: bool = False
-    """The client understands `stopgap/draft`; rewrites then send drafts while they settle."""
+    """The client understands the notification `stopgap/draft`; rewrites then send drafts as they settle."""
     input: bool = False
     """The client understands the request `stopgap/input`; "Rewrite with instruction…" then asks."""
 

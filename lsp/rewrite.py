@@ -1,0 +1,299 @@
+"""Code actions for `textDocument/codeAction`, computed when one is resolved or run as a command.
+
+The buffer is never touched before the user has chosen, and never when its text has moved on since.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from lsprotocol import types as lsp
+
+from stopgap.daemon import wire
+
+from .actions import KINDS, TITLES, Job, Kind, Offer, Result
+from .document import Snapshot
+from .edits import Edit
+
+if TYPE_CHECKING:
+    from .server import Server
+
+RUN = "stopgap.run"
+"""The command behind every action; its argument is a `Choice` as an object."""
+LSP_KINDS: dict[Kind, str] = {
+    "hole": lsp.CodeActionKind.QuickFix.value,
+    "repair": lsp.CodeActionKind.QuickFix.value,
+    "all": "refactor.rewrite.stopgap",
+    "function": "refactor.rewrite.stopgap",
+    "selection": "refactor.rewrite.stopgap",
+    "instruction": "refactor.rewrite.stopgap",
+    "another": "refactor.rewrite.stopgap",
+}
+ANNOTATION = "stopgap"
+MOVED_ON = "stopgap: the text changed meanwhile, so nothing was touched; ask again"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An action a user has chosen, as it travels through the client and back.
+
+    `version` is that of the text the range refers to; None takes the text as it is now.
+    """
+
+    kind: Kind
+    uri: str
+    start: lsp.Position
+    end: lsp.Position
+    version: int | None = None
+    instruction: str = ""
+
+    def as_data(self) -> dict[str, Any]:
+        span = [self.start.line, self.start.character, self.end.line, self.end.character]
+        return {
+            "stopgap": self.kind,
+            "uri": self.uri,
+            "range": span,
+            "version": self.version,
+            "instruction": self.instruction,
+        }
+
+    @classmethod
+    def read(cls, data: object) -> Choice | None:
+        """What `as_data` wrote, or a plain LSP range in its place; None if it is neither."""
+        if not isinstance(data, Mapping) or data.get("stopgap") not in KINDS or not isinstance(data.get("uri"), str):
+            return None
+        span = data.get("range")
+        try:
+            if isinstance(span, Mapping):
+                span = [span[end][unit] for end in ("start", "end") for unit in ("line", "character")]
+            a, b, c, d = (int(number) for number in cast(Sequence[int], span))
+        except (TypeError, ValueError, KeyError):
+            return None
+        version, instruction = data.get("version"), data.get("instruction")
+        return cls(
+            data["stopgap"],
+            data["uri"],
+            lsp.Position(a, b),
+            lsp.Position(c, d),
+            version if isinstance(version, int) else None,
+            instruction if isinstance(instruction, str) else "",
+        )
+
+
+async def code_action(ls: Server, params: lsp.CodeActionParams) -> list[lsp.CodeAction] | None:
+    """What can be done here; no model is asked yet.
+
+    VS Code asks "automatically" at every move of the cursor, for its light bulb: that should not shine on
+    every function there is, so only quick fixes answer it.
+    """
+    snapshot = ls.documents.get(params.text_document.uri)
+    if snapshot is None:
+        return None
+    quick_only = params.context.trigger_kind == lsp.CodeActionTriggerKind.Automatic
+    start, end = sorted((ls.offset(snapshot, params.range.start), ls.offset(snapshot, params.range.end)))
+    refused = ls.refusal(snapshot)
+    language = ls.language(snapshot)
+    source = (
+        ls.trees.source(snapshot.uri, snapshot.data, language, start, None if not quick_only else 8.0)
+        if language is not None and language.module and not refused
+        else None
+    )
+    offers = [] if refused else ls.actions.offers(snapshot, source, start, end, instructions=ls.link.instructions)
+    wanted = params.context.only
+    found = []
+    for offer in offers:
+        kind = LSP_KINDS[offer.kind]
+        if wanted is not None and not any(kind == w or kind.startswith(f"{w}.") for w in map(_text, wanted)):
+            continue
+        if quick_only and kind != lsp.CodeActionKind.QuickFix.value:
+            continue
+        if offer.disabled and not ls.client.disabled_actions:
+            continue
+        found.append(_code_action(ls, snapshot, offer, kind, _messages(params.context.diagnostics, offer)))
+    return found
+
+
+def _code_action(ls: Server, snapshot: Snapshot, offer: Offer, kind: str, instruction: str) -> lsp.CodeAction:
+    where = ls.range(snapshot, offer.start, offer.end)
+    choice = Choice(offer.kind, snapshot.uri, where.start, where.end, snapshot.version, instruction)
+    action = lsp.CodeAction(offer.title, kind=kind)
+    if ls.client.tagged_actions:
+        action.tags = [lsp.CodeActionTag.LlmGenerated]
+    if offer.disabled:
+        action.disabled = lsp.CodeActionDisabled(offer.disabled)
+    elif ls.client.resolves_edits and offer.kind != "instruction":
+        action.data = choice.as_data()
+    else:  # asking the user for words takes a round trip that a resolve must not hold up
+        action.command = lsp.Command(offer.title, RUN, arguments=[choice.as_data()])
+    return action
+
+
+async def resolve(ls: Server, action: lsp.CodeAction) -> lsp.CodeAction:
+    """Compute the edit of a chosen action. Without one, the reason is shown and nothing happens."""
+    choice = Choice.read(action.data)
+    if choice is None:
+        return action
+    found = await compute(ls, choice)
+    if found is not None:
+        snapshot, result = found
+        action.edit = workspace_edit(ls, snapshot, result.edits, choice.kind)
+    return action
+
+
+async def run(ls: Server, choice: Choice) -> bool:
+    """Compute the edit of a choice and ask the client to apply it; whether it did."""
+    if choice.kind == "instruction" and not choice.instruction:
+        words = await ls.ask_for_words("What shall become of this code?")
+        if not words:
+            return False
+        choice = Choice(choice.kind, choice.uri, choice.start, choice.end, choice.version, words)
+    found = await compute(ls, choice)
+    if found is None:
+        return False
+    snapshot, result = found
+    edit = workspace_edit(ls, snapshot, result.edits, choice.kind)
+    label = f"stopgap: {TITLES[choice.kind]}"
+    answer = await ls.workspace_apply_edit_async(lsp.ApplyWorkspaceEditParams(edit, label=label))
+    if answer is not None and answer.applied:
+        await ls.tell(wire.Feedback(result.fill, "accepted", snapshot.language_id[:64], len(result.text)))
+        return True
+    return False
+
+
+async def compute(ls: Server, choice: Choice, *, token: str | int | None = None) -> tuple[Snapshot, Result] | None:
+    """The edits of a choice, with progress that can be cancelled; None when the user has been told why not."""
+    job = make_job(ls, choice)
+    if isinstance(job, str):
+        ls.say(job)
+        return None
+    async with Progress(ls, TITLES[choice.kind], asyncio.current_task(), token) as progress:
+        try:
+            result = await ls.actions.run(job, progress.watch(job.snapshot))
+        except asyncio.CancelledError:
+            if progress.cancelled:
+                return None
+            raise
+    current = ls.documents.get(choice.uri)
+    if current is None or current.version != job.snapshot.version:
+        ls.say(MOVED_ON)
+        return None
+    if not result.edits:
+        ls.say(f"stopgap: {result.reason}")
+        return None
+    return job.snapshot, result
+
+
+def make_job(ls: Server, choice: Choice, seed: int = 0) -> Job | str:
+    """The job of a choice on the text as it is now, or one line that says why there is none."""
+    snapshot = ls.documents.get(choice.uri)
+    if snapshot is None:
+        return f"stopgap: {choice.uri} is not open"
+    if choice.version is not None and snapshot.version != choice.version:
+        return MOVED_ON
+    if refused := ls.refusal(snapshot):
+        return f"stopgap: {refused}"
+    language = ls.language(snapshot)
+    if language is None:
+        return f"stopgap: no grammar for {snapshot.language_id}: nothing could check the result"
+    start, end = sorted((ls.offset(snapshot, choice.start), ls.offset(snapshot, choice.end)))
+    return Job(
+        choice.kind,
+        snapshot,
+        language,
+        start,
+        end,
+        path=ls.path_shown(snapshot),
+        instruction=choice.instruction if ls.link.instructions is not False else "",
+        budget_ms=ls.settings.rewrite_budget_ms,
+        allow_unchecked=ls.settings.allow_unchecked,
+        snippets=ls.context.snippets(snapshot, language, ls.documents, ls.rules),
+        seed=seed,
+    )
+
+
+def workspace_edit(ls: Server, snapshot: Snapshot, edits: Sequence[Edit], kind: Kind) -> lsp.WorkspaceEdit:
+    """Edits of exactly this version: a client that knows versions refuses them on any other."""
+    plain = text_edits(ls, snapshot, edits)
+    if not ls.client.document_changes:
+        return lsp.WorkspaceEdit(changes={snapshot.uri: plain})
+    document = lsp.OptionalVersionedTextDocumentIdentifier(snapshot.uri, snapshot.version)
+    if not ls.client.annotations:
+        return lsp.WorkspaceEdit(document_changes=[lsp.TextDocumentEdit(document, plain)])
+    confirm = ls.settings.confirm_rewrites and kind in {"function", "selection", "instruction"}
+    annotation = lsp.ChangeAnnotation(TITLES[kind], needs_confirmation=confirm, description="stopgap")
+    annotated = [lsp.AnnotatedTextEdit(ANNOTATION, edit.range, edit.new_text) for edit in plain]
+    return lsp.WorkspaceEdit(
+        document_changes=[lsp.TextDocumentEdit(document, annotated)],
+        change_annotations={ANNOTATION: annotation},
+    )
+
+
+def text_edits(ls: Server, snapshot: Snapshot, edits: Sequence[Edit]) -> list[lsp.TextEdit]:
+    return [lsp.TextEdit(ls.range(snapshot, start, end), new.decode()) for start, end, new in edits]
+
+
+class Progress:
+    """Work-done progress of one action, for clients that show it; its cancel button cancels the task."""
+
+    def __init__(self, ls: Server, title: str, task: asyncio.Task[Any] | None, draft_token: str | int | None) -> None:
+        self._ls, self._title, self._task = ls, title, task
+        self._draft_token = draft_token
+        self._token: str | None = None
+        self._percent = -1
+        self.cancelled = False
+
+    async def __aenter__(self) -> Progress:
+        if self._ls.client.progress:
+            token = f"stopgap-{uuid.uuid4()}"
+            progress = self._ls.work_done_progress
+            await progress.create_async(token)
+            progress.begin(token, lsp.WorkDoneProgressBegin(f"stopgap: {self._title}", cancellable=True, percentage=0))
+            progress.tokens[token].add_done_callback(lambda _: self._cancel())
+            self._token = token
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._token is not None:
+            self._ls.work_done_progress.end(self._token, lsp.WorkDoneProgressEnd())
+            self._ls.work_done_progress.tokens.pop(self._token, None)
+
+    def _cancel(self) -> None:
+        self.cancelled = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def watch(self, snapshot: Snapshot) -> Any:
+        """A watcher of frames; None when nobody would see what it reports."""
+        if self._token is None and self._draft_token is None:
+            return None
+
+        def on_frame(frame: wire.FillFrame) -> None:
+            if isinstance(frame, wire.Progress):
+                self._report(int(100 * frame.fraction), frame.what)
+            elif isinstance(frame, wire.Draft):
+                self._report(100 * frame.step // max(frame.max_steps, 1), f"step {frame.step}")
+                if self._draft_token is not None:
+                    self._ls.send_draft(snapshot, frame, self._draft_token)
+
+        return on_frame
+
+    def _report(self, percent: int, message: str) -> None:
+        if self._token is not None and percent != self._percent:
+            self._percent = percent
+            report = lsp.WorkDoneProgressReport(message=message, percentage=min(percent, 100))
+            self._ls.work_done_progress.report(self._token, report)
+
+
+def _messages(diagnostics: Sequence[lsp.Diagnostic], offer: Offer) -> str:
+    """What the editor reports about the place, as words for a model that follows instructions."""
+    if offer.kind not in {"repair", "function", "selection"} or not diagnostics:
+        return ""
+    return "Fix: " + "; ".join(diagnostic.message.strip()[:200] for diagnostic in diagnostics[:3])
+
+
+def _text(kind: lsp.CodeActionKind | str) -> str:
+    return kind.value if isinstance(kind, lsp.CodeActionKind) else kind
