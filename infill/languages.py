@@ -84,7 +84,7 @@ def _words(words: str) -> tuple[str, ...]:
     return tuple(words.split())
 
 
-_C_FILLERS = ("x", "x;", "{}", "()", "x()", "0", "int x;", "int x", "return x;", "(x)", "x: x", ",", "")
+_C_FILLERS = ("x", "x;", "{}", "()", "x()", "0", "int x;", "int x", "return x;", "(x)", "x: x", "x,", ",", "")
 _JS_FILLERS = ("x", "x;", "{}", "()", "'x'", "x: x", "x() {}", "(x)", "[]", "return x;", "x,", "")
 _JS = {
     "line_comment": "//",
@@ -246,9 +246,7 @@ _TABLE = (
         lsp_ids=("java",),
         line_comment="//",
         block_comment=("/*", "*/"),
-        functions=_set(
-            "method_declaration constructor_declaration compact_constructor_declaration lambda_expression"
-        ),
+        functions=_set("method_declaration constructor_declaration compact_constructor_declaration lambda_expression"),
         classes=_set("class_declaration interface_declaration enum_declaration record_declaration"),
         bodies=_set("block class_body constructor_body interface_body enum_body switch_block"),
         arguments=_set("argument_list"),
@@ -317,8 +315,7 @@ _TABLE = (
         arguments=_set("argument_list"),
         parameters=_set("parameter_list"),
         strings=_set(
-            "string_literal verbatim_string_literal raw_string_literal character_literal"
-            " interpolated_string_expression"
+            "string_literal verbatim_string_literal raw_string_literal character_literal interpolated_string_expression"
         ),
         imports=_set("using_directive"),
         placeholder_kinds=_set("throw_statement"),
@@ -508,7 +505,6 @@ _TABLE = (
         extensions=_words(".html .htm .xhtml"),
         lsp_ids=("html",),
         block_comment=("<!--", "-->"),
-        bodies=_set("element"),
         strings=_set("quoted_attribute_value attribute_value"),
         opener=r"<[^/!][^>]*[^/]>$",
         unit="  ",
@@ -535,7 +531,6 @@ _TABLE = (
         extensions=_words(".md .markdown .mdx"),
         lsp_ids=("markdown",),
         block_comment=("<!--", "-->"),
-        bodies=_set("section list"),
         strings=_set("code_fence_content indented_code_block"),
         comments=_set("html_block"),
         opener=r"(?!)",

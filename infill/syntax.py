@@ -8,10 +8,11 @@ its time budget is measured on the clock it is given.
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tree_sitter import Node, Tree
@@ -74,6 +75,7 @@ class Gate:
         self.checked = source.tree is not None
         self._allowed = allow_unchecked
         self._clock, self._budget_ms = clock, budget_ms
+        self._others: list[tuple[_Mark, ...]] | None = None
         self._known: dict[tuple[bytes, bool], Verdict] = {}
         self._before = self._judge_before() if self.checked else None
 
@@ -231,9 +233,30 @@ class Gate:
         return Verdict(False, reason, (a, b) if near and a < b else None)
 
     def _swallowed(self, text: bytes, tree: Tree, fill: bytes) -> Verdict | None:
-        """What stands behind the hole must stay in the string, comment, statement or body it was in."""
+        """What stands behind the hole must stay in the string, comment, statement or body it was in.
+
+        Or in the one it would be in behind a neutral filler: with nothing in the hole, `return |` takes
+        the next line for its value in half the languages.
+        """
+        verdict = None
+        for marks in self._expected():
+            found = self._moved(text, tree, fill, marks)
+            if found is None:
+                return None
+            verdict = verdict or found
+        return verdict
+
+    def _expected(self) -> Iterator[tuple[_Mark, ...]]:
         assert self._before is not None
-        for mark in self._before.marks:
+        yield self._before.marks
+        if self._others is None:
+            fillers = (self.hole.wrap(one.encode()) for one in self.source.language.fillers)
+            tried = (self._try(filler, self._before.flaws) for filler in fillers)
+            self._others = list(itertools.islice((one.marks for one in tried if one is not None), 2))
+        yield from self._others
+
+    def _moved(self, text: bytes, tree: Tree, fill: bytes, marks: Sequence[_Mark]) -> Verdict | None:
+        for mark in marks:
             kind, owners = self._owners(text, tree, self.hole.start + len(fill) + mark.offset)
             if kind != mark.kind:
                 return Verdict(False, f"turns what follows into {kind}")
