@@ -91,8 +91,6 @@ def locate(source: Source, request: FillRequest) -> Hole:
     if request.target == "cursor":
         return _cursor(source, start)
     if request.target == "selection":
-        if start == end:
-            raise FillError("nothing is selected: select the text to replace, or ask at the cursor")
         return _selection(source, start, end)
     if source.tree is None:
         raise FillError(f"only the cursor and a selection can be filled here: {source.why or 'no syntax tree'}")
