@@ -11,7 +11,6 @@ import ast
 import itertools
 import re
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -48,8 +47,10 @@ class _Mark:
 class _Before:
     """What the file is like apart from the hole, so that a fill answers for its own faults only."""
 
-    flaws: Counter[tuple[int, int, str]]
-    """Flaws the hole has nothing to do with: their ranges in the source, and their kinds."""
+    count: int
+    """ERROR and MISSING nodes."""
+    size: int
+    """Bytes in them, the hole's own not counted."""
     marks: tuple[_Mark, ...]
     compiles: int
     """How far Python gets with an innocent fill in the hole."""
@@ -107,78 +108,72 @@ class Gate:
     # ---- before -----------------------------------------------------------------------------------------
 
     def _judge_before(self) -> _Before:
-        """With the text that is there, else with a neutral filler, else with the lines around blanked out.
+        """With the text that is there; for an insertion also with neutral fillers or without the lines around.
 
         A file that is broken only because of the hole counts as sound, so what a fill leaves broken is the
-        fill's fault; flaws that stay however much around the hole is blanked out are not.
+        fill's fault; flaws that stay when the lines around the hole are blanked out are not.
         """
         hole = self.hole
-        as_is = self._try(self.source.text[hole.start : hole.end], Counter())
-        if as_is is not None and (as_is.compiles or not self._python):
-            return as_is
-        apart = self._apart()
-        best = as_is
-        for filler in dict.fromkeys(hole.wrap(one.encode()) for one in self.source.language.fillers):
-            made = self._try(filler, apart.flaws)
-            if made is not None and (best is None or made.compiles > best.compiles):
-                best = made
-            if best is not None and best.compiles >= apart.compiles:
-                break
+        there = self.source.text[hole.start : hole.end]
+        best = self._try(there)
         if best is None:
+            return _Before(0, 0, (), _NOT)
+        done = _FULL if self._python else _NOT
+        if there.strip() or (not best.count and best.compiles >= done):
+            return best
+        apart = min(self._apart(), key=lambda one: (one.count, -one.compiles), default=best)
+        for filler in dict.fromkeys(hole.wrap(one.encode()) for one in self.source.language.fillers):
+            made = self._try(filler)
+            if made is not None and (made.count, -made.compiles) < (best.count, -best.compiles):
+                best = made
+            if (best.count, -best.compiles) <= (apart.count, -apart.compiles):
+                break
+        if apart.count < best.count:
             return apart
-        return replace(best, compiles=max(best.compiles, apart.compiles))
+        return replace(best, compiles=max(best.compiles, apart.compiles if apart.count == best.count else 0))
 
-    def _try(self, fill: bytes, allowed: Counter[tuple[int, int, str]]) -> _Before | None:
-        """The file with `fill` in the hole, if it has no flaws but the allowed ones."""
+    def _try(self, fill: bytes) -> _Before | None:
+        """The file with `fill` in the hole; None when it could not be parsed in time."""
         grown = self._grow(fill)
         if grown is None:
             return None
         text, tree = grown
-        found = self._outside(flaws(tree), len(fill))
-        if found is None or found - allowed:
-            return None
+        found = flaws(tree)
         compiles = _compiles(self._region(text, tree, len(fill))[0])[0] if self._python else _NOT
-        return _Before(found, self._marks(text, tree, self.hole.start + len(fill)), compiles)
+        marks = self._marks(text, tree, self.hole.start + len(fill))
+        return _Before(len(found), self._size(found, len(fill)), marks, compiles)
 
-    def _apart(self) -> _Before:
-        """The file with the lines around the hole blanked out, so many that the fewest flaws are left."""
-        best: _Before | None = None
-        for start, end in _surroundings(self.source.text, self.hole.start, self.hole.end):
+    def _apart(self) -> Iterator[_Before]:
+        """The file with the lines around the hole blanked out: its own, then the statement's."""
+        for start, end in _surroundings(self.source, self.hole.start, self.hole.end):
             blank = re.sub(rb"[^\r\n]", b" ", self.source.text[start:end])
             if self._python:
                 space = len(blanks(self.source.text[start:end]))
                 blank = blank[:space] + b"pass" + blank[space + 4 :]
             text, window, old = splice(self.source, start, end, blank)
             tree = self._parse(text, window, old)
-            if tree is None or len(text) != len(self.source.text):
+            if tree is None:
                 continue
-            found = Counter((one.start, one.end, one.kind) for one in flaws(tree))
-            if best is None or found.total() < best.flaws.total():
+            found = flaws(tree)
+            level = _NOT
+            if self._python:
                 level = _compiles(self._region(text, tree, self.hole.end - self.hole.start)[0])[0]
-                marks = tuple(
-                    replace(mark, offset=mark.offset + end - self.hole.end) for mark in self._marks(text, tree, end)
-                )
-                best = _Before(found, marks, level if self._python else _NOT)
+            moved = len(text) - len(self.source.text)
+            marks = tuple(
+                replace(mark, offset=mark.offset + end - self.hole.end) for mark in self._marks(text, tree, end + moved)
+            )
+            yield _Before(len(found), sum(one.end - one.start for one in found), marks, level)
             if not found:
-                break
-        return best or _Before(Counter(), (), _NOT)
+                return
+
+    def _size(self, found: Sequence[Flaw], size: int) -> int:
+        """Bytes in flaws; where one goes around the hole, the hole's own are not counted."""
+        start, end = self.hole.start, self.hole.start + size
+        return sum(one.end - one.start - (size if one.start <= start and one.end >= end else 0) for one in found)
 
     @property
     def _python(self) -> bool:
         return self.source.language.name == "python"
-
-    def _outside(self, found: list[Flaw], size: int) -> Counter[tuple[int, int, str]] | None:
-        """Flaws as ranges in the source; None when one begins or ends in the fill or beside it."""
-        start, end = self.hole.start, self.hole.start + size
-        moved = size - (self.hole.end - self.hole.start)
-        places: Counter[tuple[int, int, str]] = Counter()
-        for flaw in found:
-            around = flaw.start < start and flaw.end > end
-            if not around and flaw.start <= end and flaw.end >= start:
-                return None
-            a, b = (at - moved if at >= end else at for at in (flaw.start, flaw.end))
-            places[a, b, flaw.kind] += 1
-        return places
 
     # ---- after ------------------------------------------------------------------------------------------
 
@@ -213,24 +208,27 @@ class Gate:
         return grow(text, self.source.language, window, old=old, budget_ms=self._budget_ms, clock=self._clock)
 
     def _new_flaws(self, tree: Tree, fill: bytes, complete: bool) -> Verdict | None:
-        """Flaws that were not there before at the same place, or that touch the fill."""
+        """More flaws than before, larger ones, or one that begins or ends in the fill or beside it.
+
+        The number alone would let an error grow over the whole file.
+        """
         assert self._before is not None
         found = flaws(tree)
-        if not found:
-            return None
         start, end = self.hole.start, self.hole.start + len(fill)
         if not complete:
             last = start + fill.rstrip().rfind(b"\n") + 1
             found = [one for one in found if not last <= one.start <= end]
-        outside = self._outside(found, len(fill))
-        if outside is not None and not outside - self._before.flaws:
+        touching = [
+            one for one in found if one.start <= end and one.end >= start and not (one.start < start and one.end > end)
+        ]
+        limit = self._before
+        if not touching and len(found) <= limit.count and self._size(found, len(fill)) <= limit.size:
             return None
-        near = [one for one in found if one.start <= end and one.end >= start]
-        a = max(min((one.start for one in near), default=end), start) - start
-        b = min(max((one.end for one in near), default=start), end) - start
-        missing = next((one.kind for one in near if one.start == one.end), "")
+        a = max(min((one.start for one in touching), default=end), start) - start
+        b = min(max((one.end for one in touching), default=start), end) - start
+        missing = next((one.kind for one in touching if one.start == one.end), "")
         reason = f"a syntax error: {missing} is missing" if missing else "a syntax error"
-        return Verdict(False, reason, (a, b) if near and a < b else None)
+        return Verdict(False, reason, (a, b) if a < b else None)
 
     def _swallowed(self, text: bytes, tree: Tree, fill: bytes) -> Verdict | None:
         """What stands behind the hole must stay in the string, comment, statement or body it was in.
@@ -251,8 +249,10 @@ class Gate:
         yield self._before.marks
         if self._others is None:
             fillers = (self.hole.wrap(one.encode()) for one in self.source.language.fillers)
-            tried = (self._try(filler, self._before.flaws) for filler in fillers)
-            self._others = list(itertools.islice((one.marks for one in tried if one is not None), 2))
+            limit = self._before.count
+            tried = (self._try(filler) for filler in fillers)
+            fine = (one.marks for one in tried if one is not None and one.count <= limit)
+            self._others = list(itertools.islice(fine, 2))
         yield from self._others
 
     def _moved(self, text: bytes, tree: Tree, fill: bytes, marks: Sequence[_Mark]) -> Verdict | None:
@@ -438,31 +438,48 @@ def _weight(line: bytes) -> int:
     return len(re.findall(rb"[\w\x80-\xff]", line))
 
 
-def _surroundings(text: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Ranges of whole lines around a range, from its own lines to its top-level item, by indentation."""
+_CLOSING = re.compile(rb"\s*([)\]}]|end\b|fi\b|done\b|esac\b|</)")
+
+
+def _surroundings(source: Source, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Ranges of whole lines around a range: its own with what hangs on them, then up to the statement's head.
+
+    By indentation, because the tree is broken where this is needed. It stops at a line that opens a block:
+    flaws elsewhere in that block are not the hole's.
+    """
+    text = source.text
     low, high = line_start(text, start), line_end(text, end)
     deep = len(blanks(text[low:high]))
-    for _ in range(12):
+    if not text[low:high].strip() or _CLOSING.match(text[low:high]):
+        above = low
+        while above > 0:  # a closing line, or where one is missing: its block hangs on it
+            above = line_start(text, above - 1)
+            line = text[above : line_end(text, above)]
+            if line.strip() and len(blanks(line)) <= deep:
+                low = above if len(blanks(line)) == deep else low
+                break
+    for _ in range(8):
         while high < len(text):  # what stands deeper belongs to it, and a closing line ends it
             begin = text.find(b"\n", high) + 1 or len(text)
             stop = line_end(text, begin)
             line = text[begin:stop]
             if line.strip() and len(blanks(line)) <= deep:
-                if len(blanks(line)) == deep and re.match(rb"\s*([)\]}]|end\b|fi\b|done\b|esac\b|</)", line):
+                if len(blanks(line)) == deep and _CLOSING.match(line):
                     high = stop
                 break
             high = stop
         yield low, high
-        if deep == 0:
-            return
-        while low > 0:  # up to the line that opens the block
-            low = line_start(text, low - 1)
-            line = text[low : line_end(text, low)]
+        head = low
+        while head > 0 and deep > 0:  # up to the line it hangs on
+            head = line_start(text, head - 1)
+            line = text[head : line_end(text, head)]
             if line.strip() and len(blanks(line)) < deep:
-                deep = len(blanks(line))
                 break
         else:
             return
+        if re.search(source.language.opener, line.decode("utf-8", "replace").rstrip()):
+            return
+        low, deep = head, len(blanks(line))
 
 
 def _slip(text: bytes, block: Node) -> int | None:
