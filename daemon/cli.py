@@ -34,6 +34,8 @@ app = typer.Typer(
 )
 daemon_app = typer.Typer(help="The resident process that keeps the model warm.", no_args_is_help=True)
 app.add_typer(daemon_app, name="daemon")
+bench_app = typer.Typer(help="Measure parts of stopgap on this machine.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
 
 
 @app.command()
@@ -247,6 +249,27 @@ def config(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
 
     path = config_path()
     show_settings(Console(highlight=False), str(path), path.exists(), settings)
+
+
+@bench_app.command("daemon")
+def bench_daemon(
+    only: Annotated[list[str] | None, typer.Option(help="Run this trial only; may be repeated.")] = None,
+    scale: Annotated[float, typer.Option(min=0.001, max=10, help="1: all counts as promised.")] = 1.0,
+    real_model: Annotated[
+        bool, typer.Option("--real-model", help="With the configured model instead of an engine that does nothing.")
+    ] = False,
+) -> None:
+    """Try what the daemon promises: races, cancels, garbage, kill -9, no network, idle CPU."""
+    from .oneshot import InputError
+    from .soak import TRIALS, Result, run_trials
+
+    def report(result: Result) -> None:
+        print(f"{'kept  ' if result.kept else 'BROKEN'} {result.name}: {result.promise}: {result.measured}", flush=True)
+
+    for name in only or []:
+        if name not in TRIALS:
+            raise InputError(f"--only {name}: the trials are {', '.join(TRIALS)}")
+    raise typer.Exit(OFFERED if run_trials(only or list(TRIALS), scale, report, real_model) else FAILED)
 
 
 @app.command()

@@ -9,6 +9,7 @@ rewrite simply by not asking for its next step. A request that was cancelled is 
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import math
@@ -458,16 +459,9 @@ def to_done(job: Job[Task], outcome: contract.Outcome, queued_ms: float) -> wire
 
 def _make_engine(config: Config, clock: Callable[[], float], progress: Callable[[str, float], None]) -> contract.Engine:
     threads = config.threads or None
-    # For developers: `FILE.py:FUNCTION`, called like load_engine; runs the real daemon without a model.
+    # For developers: `FILE.py:FUNCTION` or `MODULE:FUNCTION`, called like load_engine; the daemon without a model.
     if factory := os.environ.get("STOPGAP_ENGINE_FACTORY", ""):
-        file, _, function = factory.rpartition(":")
-        spec = importlib.util.spec_from_file_location("stopgap_engine_factory", file)
-        if spec is None or spec.loader is None:
-            raise contract.FillError(f"STOPGAP_ENGINE_FACTORY={factory}: not FILE.py:FUNCTION")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-        make: Callable[..., contract.Engine] = getattr(module, function)
+        make = _factory(factory)
     else:
         progress("starting torch", 0.0)
         from stopgap.infill.engine import load_engine as make
@@ -480,3 +474,18 @@ def _make_engine(config: Config, clock: Callable[[], float], progress: Callable[
         progress=progress,
         cache_budget=config.cache_mb << 20,
     )
+
+
+def _factory(name: str) -> Callable[..., contract.Engine]:
+    place, _, function = name.rpartition(":")
+    if place.endswith(".py"):
+        spec = importlib.util.spec_from_file_location("stopgap_engine_factory", place)
+        if spec is None or spec.loader is None:
+            raise contract.FillError(f"STOPGAP_ENGINE_FACTORY={name}: FILE.py:FUNCTION was expected")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+    else:
+        module = importlib.import_module(place)
+    make: Callable[..., contract.Engine] = getattr(module, function)
+    return make
