@@ -23,7 +23,14 @@ from typing import Any, BinaryIO, cast
 from lsprotocol import types as lsp
 from pygls.io_ import StdinAsyncReader, StdoutWriter, run_async
 from pygls.lsp.server import LanguageServer
-from pygls.protocol import LanguageServerProtocol, default_converter, lsp_method
+from pygls.protocol import (
+    JsonRPCNotification,
+    JsonRPCRequestMessage,
+    JsonRPCResponseMessage,
+    LanguageServerProtocol,
+    default_converter,
+    lsp_method,
+)
 
 from stopgap.daemon import wire
 from stopgap.infill import languages
@@ -102,9 +109,13 @@ def converter() -> Any:
     made.register_structure_hook(
         lsp.InlineCompletionTriggerKind,
         lambda value, _: (
-            lsp.InlineCompletionTriggerKind(value) if value in {1, 2} else lsp.InlineCompletionTriggerKind.Invoked
+            lsp.InlineCompletionTriggerKind(value) if value in (1, 2) else lsp.InlineCompletionTriggerKind.Invoked
         ),
     )
+    # Parameters of our own methods stay plain objects; pygls would make named tuples of them.
+    for kind in (JsonRPCRequestMessage, JsonRPCNotification):
+        made.register_structure_hook(kind, lambda message, cls: cls(**{"params": None, **message}))
+    made.register_structure_hook(JsonRPCResponseMessage, lambda message, cls: cls(**{"result": None, **message}))
     return made
 
 
