@@ -1,17 +1,23 @@
 """What no model at all would answer, as engines: a fill has to beat these to be worth a wait.
 
 Three ways to copy from the text before the hole: a random line, the previous line, and the line that stands in
-the most similar surroundings. Knows no syntax and checks nothing, so its fills may break a file.
+the most similar surroundings. They check nothing, so their fills may break a file; `Gated` puts the gate that
+the engine has in front of them, which is the fairer comparison.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Literal
 
-from .contract import Draft, EngineInfo, Fill, FillRequest, Outcome
+from .contract import Draft, Engine, EngineInfo, Fill, FillRequest, Outcome
+from .holes import locate
+from .languages import by_name
 from .metrics import similarity
+from .source import parse
+from .syntax import Gate
 
 Choice = Literal["random line", "previous line", "retrieval"]
 LOOK_BACK = 600  # lines
@@ -99,3 +105,31 @@ def _rest(line: str, left: str, right: str) -> str:
     edge = right.strip()[:1]
     cut = after.find(edge) if edge else -1
     return after[:cut] if cut > 0 else after
+
+
+class Gated:
+    """Another engine's fills, tidied and offered only if they pass the gate."""
+
+    def __init__(self, inner: Engine) -> None:
+        self._inner = inner
+
+    def fill(self, request: FillRequest, stop: Callable[[], bool]) -> Iterator[Draft | Outcome]:
+        for item in self._inner.fill(request, stop):
+            yield self._checked(request, item) if isinstance(item, Outcome) else item
+
+    def _checked(self, request: FillRequest, outcome: Outcome) -> Outcome:
+        place = replace(request, start=outcome.start, end=outcome.end, target="selection")
+        source = parse(request.source, by_name(request.language), around=outcome.start)
+        gate = Gate(source, locate(source, place))
+        texts = [(gate.tidy(fill.text.encode()), fill) for fill in outcome.fills]
+        kept = tuple(
+            replace(fill, text=text.decode(), checked=True) for text, fill in texts if text and gate.check(text).ok
+        )
+        refused = outcome.reason or gate.check(texts[0][0]).reason or "nothing left of it"
+        return replace(outcome, fills=kept, reason="" if kept else refused)
+
+    def info(self) -> EngineInfo:
+        return self._inner.info()
+
+    def drop_caches(self) -> None:
+        self._inner.drop_caches()

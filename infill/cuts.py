@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -161,8 +162,10 @@ def _places(kind: Kind, language: Language, root: tree_sitter.Node, text: bytes)
 
     if kind in ("node", "block"):
         for node in _named(root):
-            if node.type not in language.comments and (kind == "node" or node.type in language.bodies):
-                keep(node.type, node.start_byte, node.end_byte)
+            if node.type in language.comments or (kind == "block" and node.type not in language.bodies):
+                continue
+            if node.child_count or re.search(rb"\w", text[node.start_byte : node.end_byte]):
+                keep(node.type, node.start_byte, node.end_byte)  # not the quotes of a string, named in some grammars
         return found
     quiet = language.comments | language.strings
     at = 0

@@ -87,7 +87,9 @@ def line_up(
     rows += extra
     if with_baselines:
         choices: tuple[baselines.Choice, ...] = ("retrieval", "previous line", "random line")
-        rows += [Contender(choice, baselines.Copier(choice, clock)) for choice in choices]
+        copiers = {choice: baselines.Copier(choice, clock) for choice in choices}
+        rows.append(Contender("retrieval, gated", baselines.Gated(copiers["retrieval"])))
+        rows += [Contender(choice, copier) for choice, copier in copiers.items()]
     if not rows:
         raise EvalError("nothing to evaluate: give an engine or keep the baselines")
     if len({row.name for row in rows}) < len(rows):

@@ -4,16 +4,17 @@ import time
 
 import pytest
 
-from stopgap.infill.baselines import Choice, Copier
+from stopgap.infill.baselines import Choice, Copier, Gated
 from stopgap.infill.contract import FillRequest, Outcome
 
 
-def fill(choice: Choice, marked: str, seed: int = 0) -> str:
+def fill(choice: Choice, marked: str, seed: int = 0, gated: bool = False) -> str:
     """The fill at `|`; empty when nothing was offered."""
     before, _, after = marked.partition("|")
     source, at = (before + after).encode(), len(before.encode())
     request = FillRequest(source, "python", at, at, "selection", seed=seed)
-    (outcome,) = Copier(choice, time.monotonic).fill(request, lambda: False)
+    copier = Copier(choice, time.monotonic)
+    (outcome,) = (Gated(copier) if gated else copier).fill(request, lambda: False)
     assert isinstance(outcome, Outcome) and (outcome.start, outcome.end) == (at, at)
     assert bool(outcome.reason) != bool(outcome.fills)
     return outcome.fills[0].text if outcome.fills else ""
@@ -71,3 +72,9 @@ def test_the_random_line_depends_on_the_seed_only() -> None:
 @pytest.mark.parametrize("choice", ["random line", "previous line", "retrieval"])
 def test_nothing_before_the_hole_means_nothing_is_offered(choice: Choice) -> None:
     assert fill(choice, "|") == "" == fill(choice, "\n\n  |x\n")
+
+
+def test_the_gate_keeps_what_fits_and_drops_what_breaks_the_file() -> None:
+    assert fill("retrieval", CLASS + "        |\n\n    def four(self):\n", gated=True) == "return check(value)"
+    assert fill("previous line", "def f(x):\n    if x:\n        |\n", gated=False) == "if x:"
+    assert fill("previous line", "def f(x):\n    if x:\n        |\n", gated=True) == ""

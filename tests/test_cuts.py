@@ -111,6 +111,11 @@ def test_rare_node_types_count_as_much_as_identifiers() -> None:
     assert Counter(sample.group for sample in samples)["identifier"] < 60
 
 
+def test_the_quotes_of_a_string_are_not_cut() -> None:
+    samples = cut(LANGUAGES["python"], "shelf.py", PYTHON.encode(), random.Random(0), count=400)
+    assert not {sample.truth for sample in samples} & {'"""', "'"}
+
+
 def test_a_broken_file_is_broken_outside_the_hole_and_only_there(tree: Path) -> None:
     samples = list(holes([tree], 60, 0, broken=True))
     assert len(samples) == 60
