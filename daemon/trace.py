@@ -16,7 +16,9 @@ from . import wire
 KEPT = 500
 """Timelines in memory."""
 _HOUR = 3600.0
-_SAMPLES = 20_000
+_MINUTE = 60.0
+_SAMPLES = 4096
+"""Durations in memory; beyond that the percentiles are those of the last so many answers of the hour."""
 
 _PLAIN: dict[str, str] = {
     "fill": "A fill was offered.",
@@ -58,12 +60,15 @@ class Trace:
 
 
 class Traces:
-    """The last `KEPT` requests and the durations of the last hour."""
+    """The last `KEPT` requests and how those of the last hour ended."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._ring: deque[Trace] = deque(maxlen=KEPT)
-        self._hour: deque[tuple[float, float, str]] = deque(maxlen=_SAMPLES)
+        self._answered: deque[tuple[float, float]] = deque(maxlen=_SAMPLES)
+        """(when, milliseconds)"""
+        self._minutes: deque[tuple[float, Counter[str]]] = deque()
+        """(begin, how the requests of that minute ended)"""
 
     def begin(self, client: str, request: wire.Fill) -> Trace:
         """A new timeline, kept from now on."""
@@ -78,7 +83,11 @@ class Traces:
         trace.milliseconds = (now - trace.arrived) * 1000
         trace.outcome, trace.reason = outcome, reason[:1000]
         trace.note(now, {"fill": "answered", "nothing": "answered: nothing"}.get(outcome, outcome))
-        self._hour.append((now, trace.milliseconds, outcome))
+        if outcome in {"fill", "nothing"}:
+            self._answered.append((now, trace.milliseconds))
+        if not self._minutes or now - self._minutes[-1][0] >= _MINUTE:
+            self._minutes.append((now, Counter()))
+        self._minutes[-1][1][outcome] += 1
 
     def last(self, count: int, trace_id: str = "") -> tuple[wire.Timeline, ...]:
         """Newest last; only the one with `trace_id` if that is given."""
@@ -103,18 +112,20 @@ class Traces:
     def outcomes(self) -> tuple[tuple[str, int], ...]:
         """How the requests of the last hour ended, most frequent first."""
         self._forget()
-        return tuple(Counter(outcome for _, _, outcome in self._hour).most_common())
+        return tuple(sum((count for _, count in self._minutes), Counter[str]()).most_common())
 
     def percentiles(self) -> tuple[int, float, float]:
         """Requests of the last hour, and p50 and p95 of the milliseconds of those that were answered."""
-        self._forget()
-        answered = sorted(ms for _, ms, outcome in self._hour if outcome in {"fill", "nothing"})
-        return len(self._hour), percentile(answered, 0.50), percentile(answered, 0.95)
+        count = sum(number for _, number in self.outcomes())
+        answered = sorted(milliseconds for _, milliseconds in self._answered)
+        return count, percentile(answered, 0.50), percentile(answered, 0.95)
 
     def _forget(self) -> None:
         since = self._clock() - _HOUR
-        while self._hour and self._hour[0][0] < since:
-            self._hour.popleft()
+        while self._answered and self._answered[0][0] < since:
+            self._answered.popleft()
+        while self._minutes and self._minutes[0][0] < since:
+            self._minutes.popleft()
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
