@@ -15,8 +15,8 @@ Packing rearranges a checkpoint's tensors without changing what is computed:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Protocol, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -110,6 +110,21 @@ class Weights:
     layers: tuple[Layer, ...]
 
 
+T = TypeVar("T")
+
+
+def each_tensor(value: T, change: Callable[[Tensor], Tensor]) -> T:
+    """`value` with every tensor in it changed, at any depth of dataclasses and tuples."""
+    if isinstance(value, Tensor):
+        return cast(T, change(value))
+    if isinstance(value, tuple):
+        return cast(T, tuple(each_tensor(item, change) for item in value))
+    if is_dataclass(value) and not isinstance(value, type):
+        own = {field.name: each_tensor(getattr(value, field.name), change) for field in fields(value)}
+        return cast(T, type(value)(**own))
+    return value
+
+
 def pack_layer(
     raw: Mapping[str, Tensor], config: ModelConfig, index: int, dense: Callable[[Tensor], Matrix] = Dense
 ) -> Layer:
@@ -191,10 +206,10 @@ def attention(layer: Layer, x: Tensor, tables: Tables, attend: Attend, eps: floa
     shape = layer.shape
     heads = rms_norm(layer.qkv(x).view(len(x), -1, shape.kv_heads, shape.head_dim), None, eps)
     if shape.sliding:
-        to_turn, values = heads.split((shape.groups + 1, 1), dim=1)
+        to_turn, values = torch.split(heads, [shape.groups + 1, 1], dim=1)
     else:
         to_turn, values = heads, heads[:, -1:]
-    queries, keys = rotate(to_turn * layer.qk_norm, tables).split((shape.groups, 1), dim=1)
+    queries, keys = torch.split(rotate(to_turn * layer.qk_norm, tables), [shape.groups, 1], dim=1)
     return layer.out(attend(queries, keys, values))
 
 

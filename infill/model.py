@@ -8,8 +8,8 @@ and who sees what in `prefix`, reading weights in `weights`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,8 +17,8 @@ from torch import Tensor
 from stopgap.kernels.head import head as denoise_head
 from stopgap.kernels.norm import rms_norm
 
-from .layers import Weights, block, self_condition
-from .model_config import ModelConfig, ModelError
+from .layers import Weights, block, each_tensor, self_condition
+from .model_config import ModelConfig, ModelError, expected_shapes
 from .prefix import PrefixCache, Window
 
 __all__ = ["Denoised", "Model", "ModelConfig", "ModelError", "PrefixCache"]
@@ -57,26 +57,25 @@ class Model:
         self.device = weights.embedding.device
         self.dtype = weights.norm.dtype
         self._scale = math.sqrt(config.hidden_size)
+        seen: dict[int, Tensor] = {}
+        each_tensor(weights, lambda tensor: seen.setdefault(tensor.data_ptr(), tensor))
+        self.nbytes = sum(tensor.nbytes for tensor in seen.values())
+        self.int8 = any(tensor.dtype == torch.int8 for tensor in seen.values())
+
+    @property
+    def precision(self) -> str:
+        """What the matrices are stored in: int8, float32 or bfloat16."""
+        return "int8" if self.int8 else str(self.dtype).removeprefix("torch.")
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the checkpoint holds, the tied head counted once."""
+        return sum(math.prod(shape) for shape in expected_shapes(self.config).values())
 
     def new_cache(self, capacity: int, scratch: int | None = None) -> PrefixCache:
         """A cache for `capacity` prompt tokens and `scratch` canvas slots at once (default: four canvases)."""
         room = 4 * self.config.canvas_length if scratch is None else scratch
         return PrefixCache(self.config, capacity, room, self.device, self.dtype)
-
-    @property
-    def parameters(self) -> int:
-        """Numbers in the weights, the tied embedding counted once."""
-        return sum(storage[0] for storage in self._storages())
-
-    @property
-    def nbytes(self) -> int:
-        """Memory the weights take."""
-        return sum(storage[1] for storage in self._storages())
-
-    def _storages(self) -> Iterable[tuple[int, int]]:
-        """(elements, bytes) of every tensor, views of one storage once."""
-        found = {t.untyped_storage().data_ptr(): (t.numel(), t.nbytes) for t in _tensors(self.weights)}
-        return found.values()
 
     @torch.inference_mode()
     def encode(self, cache: PrefixCache, ids: Sequence[int]) -> Tensor:
@@ -179,14 +178,3 @@ class Model:
         for layer, span in zip(self.weights.layers, window.spans, strict=True):
             x = block(layer, x, span.tables, span.attend, layer.decoder if decoder else layer.encoder, eps)
         return rms_norm(x, self.weights.norm, eps)
-
-
-def _tensors(value: object) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _tensors(item)
-    elif is_dataclass(value) and not isinstance(value, type):
-        for field in fields(value):
-            yield from _tensors(getattr(value, field.name))

@@ -14,6 +14,18 @@ from .contract import FillError
 
 ARCHITECTURE = "diffusion_gemma"
 ACTIVATION = "gelu_pytorch_tanh"
+DECODER, ENCODER = "model.decoder.", "model.encoder.language_model."
+"""Where a checkpoint keeps the shared weights, and the encoder's own layer scalars."""
+
+NORMS = (
+    "input_layernorm",
+    "post_attention_layernorm",
+    "pre_feedforward_layernorm",
+    "pre_feedforward_layernorm_2",
+    "post_feedforward_layernorm",
+    "post_feedforward_layernorm_1",
+    "post_feedforward_layernorm_2",
+)
 
 
 class ModelError(FillError):
@@ -100,6 +112,43 @@ class ModelConfig:
         if config.top_k_experts > config.num_experts:
             raise ModelError("config.json asks for more experts per token than there are (top_k_experts)")
         return config
+
+
+def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor that is read from a checkpoint. Vision weights, tied copies and caches are not."""
+    width, inner, experts = config.hidden_size, config.intermediate_size, config.num_experts
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{DECODER}embed_tokens.weight": (config.vocab_size, width),
+        f"{DECODER}norm.weight": (width,),
+        f"{DECODER}self_conditioning.pre_norm.weight": (width,),
+        f"{DECODER}self_conditioning.gate_proj.weight": (inner, width),
+        f"{DECODER}self_conditioning.up_proj.weight": (inner, width),
+        f"{DECODER}self_conditioning.down_proj.weight": (width, inner),
+    }
+    for index, shape in enumerate(config.layers):
+        queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        own: dict[str, tuple[int, ...]] = {
+            "self_attn.q_proj.weight": (queries, width),
+            "self_attn.k_proj.weight": (keys, width),
+            "self_attn.o_proj.weight": (width, queries),
+            "self_attn.q_norm.weight": (shape.head_dim,),
+            "self_attn.k_norm.weight": (shape.head_dim,),
+            "mlp.gate_proj.weight": (inner, width),
+            "mlp.up_proj.weight": (inner, width),
+            "mlp.down_proj.weight": (width, inner),
+            "experts.gate_up_proj": (experts, 2 * config.moe_intermediate_size, width),
+            "experts.down_proj": (experts, width, config.moe_intermediate_size),
+            "router.proj.weight": (experts, width),
+            "router.scale": (width,),
+            "router.per_expert_scale": (experts,),
+            "layer_scalar": (1,),
+        }
+        if shape.sliding:
+            own["self_attn.v_proj.weight"] = (keys, width)
+        own |= {f"{norm}.weight": (width,) for norm in NORMS}
+        shapes |= {f"{DECODER}layers.{index}.{name}": shape_ for name, shape_ in own.items()}
+        shapes[f"{ENCODER}layers.{index}.layer_scalar"] = (1,)
+    return shapes
 
 
 def _need(raw: Mapping[str, Any], key: str, absent: Any = None) -> Any:

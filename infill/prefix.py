@@ -63,14 +63,10 @@ class PrefixCache:
     def __init__(
         self, config: ModelConfig, capacity: int, scratch: int, device: torch.device, dtype: torch.dtype
     ) -> None:
-        if capacity + scratch > config.max_positions:
-            raise ModelError(
-                f"a context of {capacity + scratch} tokens exceeds the model's {config.max_positions}; ask for less"
-            )
         self.ids: list[int] = []
         self.capacity = capacity
         self._config = config
-        self._slots = capacity + scratch
+        self._slots = min(capacity + scratch, config.max_positions)
         self._keys_values = [
             torch.zeros((2, shape.kv_heads, self._slots, shape.head_dim), device=device, dtype=dtype)
             for shape in config.layers

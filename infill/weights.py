@@ -1,57 +1,193 @@
-"""A model folder on disk to a `Model` in memory, with every complaint made before anything is half loaded.
+"""A model folder on disk to a `Model` in memory, with every complaint made before anything is loaded.
 
-Knows file formats and tensor names; no layer math, no sampling. Never imports transformers: the daemon must be
-ready in seconds.
+A folder holds `config.json`, `tokenizer.json` and either a checkpoint as transformers writes it
+(`model.safetensors`, in one piece or in shards with an index) or a packed model (`packed`). Knows no layer math
+and no sampling, and never imports transformers: the daemon must be ready in seconds.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .layers import Dense, Weights, pack_layer, pack_self_conditioning
+from .cpu import available_memory, bf16_is_fast, choose_threads, int8_is_exact, int8_is_fast
+from .layers import Dense, Weights, each_tensor, pack_layer, pack_self_conditioning
 from .model import Model
-from .model_config import ModelConfig
+from .model_config import DECODER, ENCODER, ModelConfig, ModelError, expected_shapes
+from .packed import is_packed, load_packed
 from .quant import Int8
+
+CHECKPOINT, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def load_model(
     folder: Path,
     *,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    int8: bool = False,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    int8: bool | None = None,
     threads: int | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Model:
-    config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
-    raw: dict[str, Tensor] = {}
-    with safe_open(folder / "model.safetensors", framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118  a reader, not a dict
-            raw[name] = file.get_tensor(name).to(dtype)
-    return Model(config, pack(raw, config, int8), folder.name)
+    """Load a checkpoint or a packed model.
+
+    dtype of activations and of all weights that are not int8: by default fp32 on a CPU and bf16 elsewhere.
+    int8 weights: by default on a CPU that multiplies them exactly and faster. threads: by default as many as a
+    measurement with `clock` (seconds) favours. Raises `ModelError`, in one line with the remedy.
+    """
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError("no CUDA device can be used here; choose the device cpu")
+    config = read_config(folder)
+    if device.type == "cpu":
+        torch.set_num_threads(threads) if threads else choose_threads(clock)
+    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    if is_packed(folder):
+        _check_tokenizer(folder, config)
+        return Model(config, load_packed(folder, config, device), folder.name)
+    if int8 is None:
+        int8 = device.type == "cpu" and dtype == torch.float32 and int8_is_exact() and int8_is_fast(clock)
+    elif int8 and (device.type != "cpu" or dtype != torch.float32):
+        raise ModelError("int8 weights need the device cpu and fp32 activations")
+    # The expected embedding is the one large product that stays in full precision; bf16 is what the
+    # reference rounds it to.
+    soft = torch.bfloat16 if int8 and bf16_is_fast(clock) else dtype
+    with ExitStack() as stack:
+        stored = _open(folder, stack)
+        _check(stored, config)
+        _check_tokenizer(folder, config)
+        _check_memory(config, device, dtype, int8)
+        weights = _pack(stored, config, device, dtype, soft, int8)
+    return Model(config, weights, folder.name)
 
 
-def pack(raw: dict[str, Tensor], config: ModelConfig, int8: bool = False) -> Weights:
+def read_config(folder: Path) -> ModelConfig:
+    """The folder's `config.json`; raises `ModelError`."""
+    return ModelConfig.from_dict(read_json(folder / "config.json"))
+
+
+def _open(folder: Path, stack: ExitStack) -> dict[str, Any]:
+    """Every stored tensor's name with the open file that holds it; nothing is read but the headers."""
+    if (folder / INDEX).is_file():
+        names = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
+    else:
+        names = [CHECKPOINT]
+    stored: dict[str, Any] = {}
+    for name in names:
+        file = _reader(folder / name, stack)
+        stored |= dict.fromkeys(file.keys(), file)
+    return stored
+
+
+def _reader(path: Path, stack: ExitStack) -> Any:
+    if not path.is_file():
+        raise ModelError(f"{path} is missing; copy or download the model again")
+    try:
+        return stack.enter_context(safe_open(path, framework="pt"))
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is cut short or no safetensors file ({error}); copy it again") from None
+
+
+def _check(stored: Mapping[str, Any], config: ModelConfig) -> None:
+    expected = expected_shapes(config)
+    if missing := [name for name in expected if name not in stored]:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(f"the weights lack {missing[0]}{more}; they do not belong to this config.json")
+    for name, shape in expected.items():
+        piece = stored[name].get_slice(name)
+        if (found := tuple(piece.get_shape())) != shape:
+            raise ModelError(f"{name} has the shape {list(found)}, but config.json asks for {list(shape)}")
+        if piece.get_dtype() not in ("F32", "BF16", "F16"):
+            raise ModelError(f"{name} is stored as {piece.get_dtype()}; only F32, BF16 and F16 can be read")
+
+
+def _check_tokenizer(folder: Path, config: ModelConfig) -> None:
+    """A tokenizer may leave rows of the embedding unused (padding), but not by much, and never exceed them."""
+    if not (path := folder / "tokenizer.json").is_file():
+        return  # whoever needs text will say so
+    raw = read_json(path)
+    vocabulary = raw.get("model", {}).get("vocab", {})
+    ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+    count = 1 + max((*ids, *(token["id"] for token in raw.get("added_tokens", ()))), default=-1)
+    if not config.vocab_size - 256 <= count <= config.vocab_size:
+        raise ModelError(
+            f"tokenizer.json has {count} tokens, the model {config.vocab_size}; they do not belong together"
+        )
+
+
+def _check_memory(config: ModelConfig, device: torch.device, dtype: torch.dtype, int8: bool) -> None:
+    resident, layer = 0, 0
+    for name, shape in expected_shapes(config).items():
+        size = math.prod(shape)
+        dense = len(shape) < 2 or (config.num_experts > 1 and ".experts." in name)
+        each = dtype.itemsize if dense or not int8 else 1
+        resident += size * (each if "embed_tokens" not in name or not int8 else dtype.itemsize + 1)
+        layer += size if name.startswith(f"{DECODER}layers.0.") else 0
+    folding = 3 * 4 * layer  # one layer at a time is folded in fp32
+    if device.type == "cuda":
+        _check_room(resident, torch.cuda.mem_get_info(device)[0], "GPU memory")
+        resident = 0
+    _check_room(resident + folding, available_memory(), "memory")
+
+
+def _check_room(needed: int, free: int | None, kind: str) -> None:
+    if free is not None and needed > free:
+        raise ModelError(
+            f"the model needs {needed / 1e9:.1f} GB of {kind} and {free / 1e9:.1f} GB are free; "
+            "close other programs or take a smaller model"
+        )
+
+
+def _pack(
+    stored: Mapping[str, Any],
+    config: ModelConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    soft: torch.dtype,
+    int8: bool,
+) -> Weights:
+    def read(prefix: str) -> dict[str, Tensor]:
+        names = [name for name in expected_shapes(config) if name.startswith(prefix)]
+        return {name[len(prefix) :]: stored[name].get_tensor(name).float() for name in names}
+
+    def settle(tensor: Tensor) -> Tensor:
+        return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+
     dense = Int8.of if int8 else Dense
-    decoder = "model.decoder."
     layers = []
     for index in range(len(config.layers)):
-        prefix = f"{decoder}layers.{index}."
-        mine = {name[len(prefix) :]: tensor for name, tensor in raw.items() if name.startswith(prefix)}
-        mine["encoder.layer_scalar"] = raw[f"model.encoder.language_model.layers.{index}.layer_scalar"]
-        layers.append(pack_layer(mine, config, index, dense))
-    sc = f"{decoder}self_conditioning."
-    embedding = raw[f"{decoder}embed_tokens.weight"]
+        raw = read(f"{DECODER}layers.{index}.")
+        raw["encoder.layer_scalar"] = read(f"{ENCODER}layers.{index}.")["layer_scalar"]
+        layers.append(each_tensor(pack_layer(raw, config, index, dense), settle))
+    top = read(DECODER + "embed_tokens.") | {"norm": read(DECODER + "norm.")["weight"]}
+    conditioning = pack_self_conditioning(read(f"{DECODER}self_conditioning."), dense)
+    embedding = top["weight"].to(device, soft)
     return Weights(
         embedding=embedding,
-        head=dense(embedding.T),
-        norm=raw[f"{decoder}norm.weight"],
-        self_conditioning=pack_self_conditioning(
-            {name[len(sc) :]: tensor for name, tensor in raw.items() if name.startswith(sc)}, dense
-        ),
+        head=each_tensor(Int8.of(top["weight"].T), settle) if int8 else Dense(embedding.T),
+        norm=settle(top["norm"]),
+        self_conditioning=each_tensor(conditioning, settle),
         layers=tuple(layers),
     )
+
+
+def read_json(path: Path) -> Any:
+    """A JSON object from a file; raises `ModelError`."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing; name a folder that holds a whole model") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from None
+    if not isinstance(raw, dict):
+        raise ModelError(f"{path} holds no JSON object; copy it again")
+    return raw
