@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("daemon", "lsp", "infill", "kernels")
-TEXT_SIDE = {"contract", "languages", "source", "holes", "context", "syntax"}
+TEXT_SIDE = {"contract", "languages", "source", "holes", "context", "ground", "pythonic", "syntax", "lengths"}
 HEAVY = {"torch", "transformers", "triton"}
 
 
