@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from typer.exceptions import Abort, TyperException
 
+from . import workshop
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
@@ -311,7 +313,8 @@ def _complain(message: str) -> None:
     print(f"stopgap: {message}", file=sys.stderr)
 
 
-# Commands for models (train, eval, bench, model) are added above this line, one thin function each.
+app.command("train")(workshop.train)
+app.command("eval")(workshop.evaluate)
 
 
 def main() -> int:

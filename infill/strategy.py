@@ -5,8 +5,9 @@ Knows nothing but numbers. LOG.md says what each default won by.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
+from .contract import FillError
 from .sampler import Schedule
 
 
@@ -59,3 +60,34 @@ class Strategy:
     def scratch(self) -> int:
         """Slots behind the prefix that a step or a ranking may take at once."""
         return max(self.rows * (self.slots + self.tail), self.longest + self.tail)
+
+
+def vary(strategy: Strategy, changes: str) -> Strategy:
+    """`strategy` with the fields that `changes` names set anew: "tail=0,repairs=0,max_steps=8".
+
+    Names the fields of `Strategy` and of its schedule; a list is written "p50+p90", an empty one "none".
+    """
+    for change in filter(None, changes.split(",")):
+        name, _, text = change.strip().partition("=")
+        owner = next((o for o in (strategy, strategy.schedule) if name in {f.name for f in fields(o)}), None)
+        if owner is None or name == "schedule" or not text:
+            known = sorted({f.name for o in (strategy, strategy.schedule) for f in fields(o)} - {"schedule"})
+            raise FillError(f"{change!r} changes nothing: write NAME=VALUE with a name of {', '.join(known)}")
+        value = _read(getattr(owner, name), text, change)
+        if owner is strategy:
+            strategy = replace(strategy, **{name: value})
+        else:
+            strategy = replace(strategy, schedule=replace(strategy.schedule, **{name: value}))
+    return strategy
+
+
+def _read(old: object, text: str, change: str) -> object:
+    """`text` as a value of the kind of `old`."""
+    try:
+        if isinstance(old, bool):
+            return {"true": True, "false": False}[text.lower()]
+        if isinstance(old, tuple):
+            return () if text == "none" else tuple(text.split("+"))
+        return type(old)(text)  # type: ignore[call-arg]
+    except (KeyError, ValueError):
+        raise FillError(f"{change!r}: {text!r} is not a value like {old!r}") from None
