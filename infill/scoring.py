@@ -5,6 +5,7 @@ Knows engines only through `contract.Engine`; sums nothing up, runs nothing, rea
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -47,32 +48,35 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an engine gave: `longest_ms` is the longest it ran between two yields, about one step."""
+    """What an engine gave. `step_ms` is the longest it took from one draft to the next, None without two."""
 
     outcome: Outcome | None
     ms: float
-    longest_ms: float
+    step_ms: float | None = None
     trouble: str = ""
 
 
 def ask(contender: Contender, sample: Sample, seed: int, clock: Callable[[], float]) -> Answer:
     """One request to its end. A refusal or a crash is an answer too: one bad sample must not end the run."""
     engine = contender.engine_for(sample) if contender.engine_for else contender.engine
-    begun = last = clock()
-    longest, outcome, trouble = 0.0, None, ""
+    begun = clock()
+    drafts: list[float] = []
+    outcome, trouble = None, ""
     try:
         for item in engine.fill(contender.request(sample, seed), lambda: False):
-            now = clock()
-            longest, last = max(longest, now - last), now
             if isinstance(item, Outcome):
                 outcome = item
+            else:
+                drafts.append(clock())
         if outcome is None:
             trouble = "crashed: the engine ended without an outcome"
     except FillError as error:
         trouble = f"refused: {error}"
     except Exception as error:
         trouble = f"crashed: {type(error).__name__}: {error}"
-    return Answer(outcome, (clock() - begun) * 1000, longest * 1000, trouble)
+    ms = (clock() - begun) * 1000
+    step = max((after - before for before, after in itertools.pairwise(drafts)), default=None)
+    return Answer(outcome, ms, step * 1000 if step is not None else None, trouble)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +111,8 @@ class Score:
     score: float | None
     steps: int
     ms: float
-    late: bool | None
-    """Later than its budget and one step; None without a budget."""
+    step_ms: float | None
+    budget_ms: float | None
     why: str
     node_type: str
 
@@ -146,7 +150,6 @@ def score(
     language = by_name(sample.language)
     adds = bool(inside and adds_error(language, _splice(sample, text)))
     spoils = sample.sound_source and inside and adds_error(language, _sound_splice(sample, text))
-    budget = contender.budget_ms
     return Score(
         contender=contender.name,
         series=contender.series or contender.name,
@@ -173,7 +176,8 @@ def score(
         score=outcome.fills[0].score if outcome is not None and shown else None,
         steps=outcome.steps if outcome is not None else 0,
         ms=answer.ms,
-        late=answer.ms > budget + answer.longest_ms if budget is not None else None,
+        step_ms=answer.step_ms,
+        budget_ms=contender.budget_ms,
         why=answer.trouble or (outcome.reason if outcome is not None and not shown else ""),
         node_type=outcome.node_type if outcome is not None else "",
     )

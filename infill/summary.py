@@ -80,6 +80,18 @@ def _whole(scores: Sequence[Score], _: int) -> Value:
     return sum(offered) / len(offered) if offered else None
 
 
+def _late(scores: Sequence[Score], _: int) -> Value:
+    """Answers later than their budget and one step: their own step, or the median of those that took two."""
+    if all(one.budget_ms is None for one in scores):
+        return None
+    steps = [one.step_ms for one in scores if one.step_ms is not None]
+    usual = percentile(steps, 0.5) if steps else 0.0
+    return sum(
+        one.budget_ms is not None and one.ms > one.budget_ms + (usual if one.step_ms is None else one.step_ms)
+        for one in scores
+    )
+
+
 BEFORE = (
     Column("n", "n", "count", lambda scores, _: len(scores)),
     Column("shown", "shown", "share", _share("shown")),
@@ -110,7 +122,7 @@ AFTER = (
     Column("ms p50", "ms_p50", "number", _ms(0.5)),
     Column("ms p95", "ms_p95", "number", _ms(0.95)),
     Column("ms p99", "ms_p99", "number", _ms(0.99)),
-    Column("late", "late", "count", _count("late")),
+    Column("late", "late", "count", _late),
 )
 """`adds an error` must be 0 for anything that has a gate."""
 

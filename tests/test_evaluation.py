@@ -112,23 +112,30 @@ def test_quality_against_steps_and_budgets(tree: Path) -> None:
     assert gained["knower · 75 ms", "knower · 15 ms"].low >= 0
 
 
-def test_a_late_answer_is_counted(tree: Path) -> None:
-    samples = list(holes([tree], 20, 0))
+class Lingers(Knower):
+    """Spends 30 ms more on its last draft than it has."""
+
+    def fill(self, request: FillRequest, stop: Callable[[], bool]) -> Iterator[Draft | Outcome]:
+        *drafts, outcome = super().fill(request, stop)
+        yield from drafts
+        self.clock.now += 0.030
+        yield outcome
+
+
+class SaysNothing(Knower):
+    """Takes twice its budget and shows no draft on the way."""
+
+    def fill(self, request: FillRequest, stop: Callable[[], bool]) -> Iterator[Draft | Outcome]:
+        self.clock.now += 2 * (request.budget_ms or 0) / 1000
+        yield Outcome(request.start, request.end, "", (), reason="the time was up")
+
+
+@pytest.mark.parametrize(("engine", "late"), [(Knower, 0), (Lingers, 20), (SaysNothing, 20)])
+def test_an_answer_later_than_budget_and_one_step_is_late(tree: Path, engine: type[Knower], late: int) -> None:
     clock = Ticks()
-
-    class Sleepy(Knower):
-        def fill(self, request: FillRequest, stop: Callable[[], bool]) -> Iterator[Draft | Outcome]:
-            *drafts, outcome = super().fill(request, stop)
-            for draft in drafts:
-                self.clock.now += 0.010
-                yield draft
-            self.clock.now += 0.010
-            yield outcome
-
-    result = run_eval(
-        "holes", [tree], clock=clock, engine=Sleepy(samples, clock), budgets=[15], limit=20, with_baselines=False
-    )
-    assert values(result, "knower · 15 ms")["late"] == 20
+    slow = engine(list(holes([tree], 20, 0)), clock)
+    result = run_eval("holes", [tree], clock=clock, engine=slow, budgets=[25], limit=20, with_baselines=False)
+    assert values(result, "knower · 25 ms")["late"] == late
 
 
 def test_every_language_and_common_type_has_a_row(tree: Path) -> None:

@@ -34,7 +34,7 @@ def test_the_truth_scores_in_full() -> None:
     one = scored(HOLE, "f(1, 2)", run=lambda program: program == "é = f(1, 2)\ny = 2\n\nassert y == 2\n")
     assert one.exact and one.similarity == 1.0 and one.accepted == 7 and one.parses and one.passed
     assert one.right_characters and one.right_lines and one.right_tokens
-    assert not (one.adds_error or one.outside or one.why or one.late)
+    assert not (one.adds_error or one.outside or one.why)
     assert one.steps == 4 and one.ms == pytest.approx(40)
 
 
@@ -60,8 +60,9 @@ def test_nothing_shown_is_not_run_and_not_blamed() -> None:
     assert one.similarity == 0 and one.score is None
 
 
-def test_an_answer_at_its_deadline_is_in_time_within_one_step() -> None:
-    assert scored(HOLE, "f(1, 2)", budget_ms=25).late is False
+def test_a_step_is_the_time_from_draft_to_draft() -> None:
+    assert scored(HOLE, "f(1, 2)", budget_ms=25).step_ms == pytest.approx(10)
+    assert scored(HOLE, "f(1, 2)", steps=1).step_ms is None
     assert scored(HOLE, "f(1, 2)", steps=2).fill == "f(1"
 
 
