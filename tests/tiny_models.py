@@ -7,6 +7,7 @@ tensor then shows.
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,42 +18,46 @@ from transformers import (
     Gemma4VisionConfig,
 )
 
+ROPES: list[dict[str, Any]] = [
+    {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
+    {"rope_type": "proportional", "partial_rotary_factor": 0.5, "rope_theta": 50.0, "factor": 2.0},
+    {"rope_type": "default", "rope_theta": 1000.0},
+]
+
 
 def random_shape(seed: int) -> dict[str, Any]:
-    """Keyword arguments for `build`; seeds 0, 1, 2, … between them use every structural switch."""
+    """Text config for `build`. Seeds 0, 1, 2, … step through the structural switches, the sizes are random."""
     pick = random.Random(seed)
-    layers = pick.choice([1, 2, 3, 4])
-    kinds = [pick.choice(["sliding_attention", "full_attention"]) for _ in range(layers - 1)] + ["full_attention"]
+    kinds = [
+        ["sliding_attention", "full_attention"],
+        ["sliding_attention", "sliding_attention", "full_attention"],
+        ["full_attention", "sliding_attention", "full_attention"],
+        ["full_attention"],
+    ][seed % 4]
     heads = pick.choice([2, 4, 6])
-    experts = pick.choice([1, 1, 4, 8])
+    experts = [1, 4, 8][seed % 3]
     return {
         "vocab_size": pick.choice([64, 96, 130]),
         "hidden_size": pick.choice([16, 32, 48]),
         "intermediate_size": pick.choice([24, 40]),
-        "num_hidden_layers": layers,
+        "num_hidden_layers": len(kinds),
         "layer_types": kinds,
         "num_attention_heads": heads,
         "num_key_value_heads": pick.choice([n for n in (1, 2, 3) if heads % n == 0]),
         "head_dim": pick.choice([8, 16]),
         "global_head_dim": pick.choice([8, 16, 32]),
-        "num_global_key_value_heads": pick.choice([None, 1, 2]),
+        "num_global_key_value_heads": [None, 1, 2][seed // 2 % 3],
         "num_experts": experts,
         "top_k_experts": pick.choice([n for n in (1, 2, 3) if n <= experts]),
         "moe_intermediate_size": pick.choice([8, 24]),
-        "sliding_window": pick.choice([3, 6, 9]),
+        "sliding_window": pick.choice([2, 3, 6, 9]),
         "rms_norm_eps": pick.choice([1e-6, 1e-3]),
         "max_position_embeddings": 256,
         "use_bidirectional_attention": pick.choice([None, "vision"]),
         "final_logit_softcapping": pick.choice([30.0, 4.0]),
         "rope_parameters": {
             "sliding_attention": {"rope_type": "default", "rope_theta": pick.choice([100.0, 10000.0])},
-            "full_attention": pick.choice(
-                [
-                    {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
-                    {"rope_type": "proportional", "partial_rotary_factor": 0.5, "rope_theta": 50.0, "factor": 2.0},
-                    {"rope_type": "default", "rope_theta": 1000.0},
-                ]
-            ),
+            "full_attention": dict(ROPES[seed // 3 % 3]),
         },
     }
 
@@ -88,3 +93,9 @@ def build(seed: int, **text: Any) -> DiffusionGemmaForBlockDiffusion:
             else:
                 tensor.copy_(draw * tensor.shape[-1] ** -0.5)
     return model
+
+
+def save(model: DiffusionGemmaForBlockDiffusion, folder: Path, **options: Any) -> Path:
+    """The model as transformers itself writes it."""
+    model.save_pretrained(folder, **options)
+    return folder
