@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -144,9 +145,10 @@ class FakeDaemon:
                     send(wire.Traces(message.id, (line,)))
 
         try:
-            while data := await reader.read(65536):
-                for body in frames.feed(data):
-                    handle(wire.decode(body))
+            with suppress(ConnectionError):
+                while data := await reader.read(65536):
+                    for body in frames.feed(data):
+                        handle(wire.decode(body))
         finally:
             for task in running.values():
                 task.cancel()
