@@ -207,7 +207,7 @@ class Client:
                 pause = _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
                 self._failures += 1
                 self._not_before = time.monotonic() + pause
-                raise error if isinstance(error, DaemonError) else DaemonError(str(error)) from None
+                raise error if isinstance(error, DaemonError) else DaemonError(str(error), "bad_request") from None
             self._failures, self._not_before = 0, 0.0
             return self._connection
 

@@ -294,6 +294,17 @@ async def fuzz(scale: float) -> Result:
 
 
 def _broken(dice: random.Random, frame: bytes) -> bytes:
+    """`frame` damaged; not into a Hello of a newer protocol, for which a daemon rightly makes room."""
+    while True:
+        data = _damaged(dice, frame)
+        try:
+            if not any(isinstance(wire.decode(body), wire.Hello) for body in wire.Frames().feed(data)):
+                return data
+        except wire.WireError:
+            return data
+
+
+def _damaged(dice: random.Random, frame: bytes) -> bytes:
     data = bytearray(frame)
     match dice.randrange(5):
         case 0:  # flipped bytes, length included

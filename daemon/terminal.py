@@ -32,9 +32,10 @@ def show_fill(console: Console, name: str, before: bytes, after: bytes, done: wi
 def summary(done: wire.Done) -> str:
     """One line: model, steps, slots, milliseconds, what was filled."""
     checked = "syntax ok" if done.fills and done.fills[0].checked else "unchecked"
-    others = f" · {len(done.fills) - 1} other candidates" if len(done.fills) > 1 else ""
+    others = f" · {_count(len(done.fills) - 1, 'other candidate')}" if len(done.fills) > 1 else ""
     return (
-        f"{done.model} · {done.steps} denoising steps · {done.slots} slots · {done.milliseconds:.0f} ms · "
+        f"{done.model} · {_count(done.steps, 'denoising step')} · {_count(done.slots, 'slot')} · "
+        f"{done.milliseconds:.0f} ms · "
         f"{done.node_type or 'hole'} · {checked}{others}"
     )
 
@@ -127,6 +128,10 @@ def size(count: int) -> str:
         if count >= factor:
             return f"{count / factor:.1f} {unit}"
     return f"{count} B"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _style(line: str) -> str:
