@@ -1,4 +1,4 @@
-"""The commands that make and measure models: `train`, `eval`, `bench step`. They run in the foreground, without the daemon.
+"""The commands that make and measure models, `train` and `eval`; they run in the foreground, without the daemon.
 
 Knows no socket and no torch: each command imports its part of `infill` when it runs, hands it a clock, and shows
 what it reports.

@@ -6,6 +6,7 @@ Knows nothing but numbers. LOG.md says what each default won by.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from .contract import FillError
 from .sampler import Schedule
@@ -81,13 +82,13 @@ def vary(strategy: Strategy, changes: str) -> Strategy:
     return strategy
 
 
-def _read(old: object, text: str, change: str) -> object:
+def _read(old: Any, text: str, change: str) -> Any:
     """`text` as a value of the kind of `old`."""
     try:
         if isinstance(old, bool):
             return {"true": True, "false": False}[text.lower()]
         if isinstance(old, tuple):
             return () if text == "none" else tuple(text.split("+"))
-        return type(old)(text)  # type: ignore[call-arg]
+        return type(old)(text)
     except (KeyError, ValueError):
         raise FillError(f"{change!r}: {text!r} is not a value like {old!r}") from None
