@@ -95,6 +95,7 @@ class Score:
     before: str
     after: str
     exact: bool
+    """The truth, white space at its end aside unless the file breaks without it. Lengths are compared so too."""
     similarity: float
     accepted: int
     """Characters that fill and truth begin with in common."""
@@ -147,6 +148,7 @@ def score(
     fill = put_in(sample, outcome) if outcome is not None and shown else ""
     text = fill or ""
     inside = shown and fill is not None
+    said, truth = text.rstrip(), sample.truth.rstrip()
     language = by_name(sample.language)
     adds = bool(inside and adds_error(language, _splice(sample, text)))
     spoils = sample.sound_source and inside and adds_error(language, _sound_splice(sample, text))
@@ -162,16 +164,16 @@ def score(
         truth=sample.truth,
         before=sample.source[max(0, sample.start - 160) : sample.start].decode("utf-8", "ignore"),
         after=sample.source[sample.start : sample.start + 80].decode("utf-8", "ignore"),
-        exact=inside and text == sample.truth,
+        exact=inside and (text == sample.truth or (said == truth and not adds)),
         similarity=similarity(text, sample.truth) if inside else 0.0,
         accepted=common_prefix(text, sample.truth) if inside else 0,
         parses=inside and not adds,
         adds_error=adds,
         adds_error_sound=bool(spoils) if sample.sound_source else None,
         outside=shown and not inside,
-        right_characters=inside and len(text) == len(sample.truth),
-        right_lines=inside and text.count("\n") == sample.truth.count("\n"),
-        right_tokens=inside and tokens(text) == tokens(sample.truth) if tokens else None,
+        right_characters=inside and len(said) == len(truth),
+        right_lines=inside and said.count("\n") == truth.count("\n"),
+        right_tokens=inside and tokens(said) == tokens(truth) if tokens else None,
         passed=inside and run(sample.program(text)) if run and sample.test else None,
         score=outcome.fills[0].score if outcome is not None and shown else None,
         steps=outcome.steps if outcome is not None else 0,

@@ -54,6 +54,13 @@ def test_what_is_wrong_is_told_apart(said: str, wrong: set[str]) -> None:
     assert one.adds_error == ("parses" in wrong) and one.passed is None
 
 
+@pytest.mark.parametrize(("suffix", "exact"), [("", True), ("\n", True), ("y = 2\n", False)])
+def test_a_line_end_that_is_not_needed_is_not_asked_for(suffix: str, exact: bool) -> None:
+    sample = dataclasses.replace(HOLE, source=f"# .\n{suffix}".encode(), start=4, truth="x = f(1)\n")
+    one = scored(sample, "x = f(1)")
+    assert one.exact is exact is one.parses and one.right_characters
+
+
 def test_nothing_shown_is_not_run_and_not_blamed() -> None:
     one = scored(HOLE, "", run=lambda _: pytest.fail("there is nothing to run"))
     assert not one.shown and one.passed is False and not one.adds_error and one.why == "no time"
