@@ -47,6 +47,8 @@ class _Limit:
     """ERROR and MISSING nodes."""
     size: int
     """Bytes in them, the hole's own not counted."""
+    near: bool
+    """Whether one lies on the hole's lines or beside them."""
     marks: tuple[_Mark, ...]
     compiles: int
     """How far Python gets with an innocent fill in the hole."""
@@ -62,6 +64,8 @@ class Ground:
         self.source, self.hole = source, hole
         self._clock, self._budget_ms = clock, budget_ms
         self._python = source.language.name == "python"
+        self._base = source, hole.end
+        """A source to parse from, and where in it the hole ends."""
         self._others: list[tuple[_Mark, ...]] | None = None
         self.limit = self._judge()
 
@@ -110,7 +114,7 @@ class Ground:
         there = self.source.text[hole.start : hole.end]
         best = self._try(there)
         if best is None:
-            return _Limit(0, 0, (), pythonic.NOT)
+            return _Limit(0, 0, False, (), pythonic.NOT)
         done = pythonic.FULL if self._python else pythonic.NOT
         if there.strip() or (not best.count and best.compiles >= done):
             return best
@@ -119,7 +123,7 @@ class Ground:
             made = self._try(filler)
             if made is not None and (made.count, -made.compiles) < (best.count, -best.compiles):
                 best = made
-            if (best.count, -best.compiles) <= (apart.count, -apart.compiles):
+            if (best.count, -best.compiles) <= (apart.count, -apart.compiles) and not best.near:
                 break
         if apart.count < best.count:
             return apart
@@ -134,7 +138,14 @@ class Ground:
         found = flaws(tree)
         compiles = pythonic.compiles(self._region(text, tree, len(fill))[0])[0] if self._python else pythonic.NOT
         marks = self._marks(text, tree, self.hole.start + len(fill))
-        return _Limit(len(found), self._size(found, len(fill)), marks, compiles)
+        near = self._near(text, found, len(fill)) if found else False
+        return _Limit(len(found), self._size(found, len(fill)), near, marks, compiles)
+
+    def _near(self, text: bytes, found: Sequence[Flaw], size: int) -> bool:
+        low = len(text[: line_start(text, self.hole.start)].rstrip())
+        end = line_end(text, self.hole.start + size)
+        high = line_end(text, end + len(text[end:]) - len(text[end:].lstrip()))
+        return any(one.start <= high and one.end >= low for one in found)
 
     def _apart(self) -> Iterator[_Limit]:
         """The file with the lines around the hole blanked out: its own, then the statement's."""
@@ -157,7 +168,7 @@ class Ground:
             marks = tuple(
                 replace(mark, offset=mark.offset + end - self.hole.end) for mark in self._marks(text, tree, end + moved)
             )
-            yield _Limit(len(found), sum(one.end - one.start for one in found), marks, level)
+            yield _Limit(len(found), sum(one.end - one.start for one in found), False, marks, level)
             if not found:
                 return
 
@@ -169,9 +180,14 @@ class Ground:
     # ---- after ------------------------------------------------------------------------------------------
 
     def _grow(self, fill: bytes) -> tuple[bytes, Tree] | None:
-        text, window, old = splice(self.source, self.hole.start, self.hole.end, fill)
+        base, end = self._base
+        text, window, old = splice(base, self.hole.start, end, fill)
         tree = self._parse(text, window, old)
-        return (text, tree) if tree is not None else None
+        if tree is None:
+            return None
+        if not tree.root_node.has_error and (base.tree is None or base.tree.root_node.has_error):
+            self._base = replace(base, text=text, window=window, tree=tree), self.hole.start + len(fill)
+        return text, tree
 
     def _parse(self, text: bytes, window: tuple[int, int], old: Tree | None) -> Tree | None:
         return grow(text, self.source.language, window, old=old, budget_ms=self._budget_ms, clock=self._clock)
@@ -271,7 +287,7 @@ class Ground:
             elif node.start_byte > high:
                 break
         low = min(low, above)
-        return text[low:high] + b"\n", low
+        return text[low:high], low
 
     def _marks(self, text: bytes, tree: Tree, end: int) -> tuple[_Mark, ...]:
         """Sample places behind `end`: the first and last character of the line, then of lines below."""

@@ -114,12 +114,17 @@ def grow(
 
 
 def splice(source: Source, start: int, end: int, fill: bytes) -> tuple[bytes, tuple[int, int], Tree | None]:
-    """The text with `start..end` replaced, its window, and a copy of the old tree edited accordingly."""
+    """The text with `start..end` replaced, its window, and the old tree, edited, to parse it from.
+
+    A tree with errors is of no use: what is parsed from one can differ from a fresh parse (seen in C# and
+    JavaScript, where a repaired file kept its MISSING node).
+    """
     text = source.text[:start] + fill + source.text[end:]
     a, b = source.window
     window = (a, b + len(fill) - (end - start))
-    tree = source.tree.copy() if source.tree is not None else None
-    if tree is not None:
+    tree = None
+    if source.tree is not None and not source.tree.root_node.has_error:
+        tree = source.tree.copy()
         new_end = start + len(fill)
         tree.edit(start, end, new_end, point(source.text, start), point(source.text, end), point(text, new_end))
     return text, window, tree
