@@ -6,6 +6,7 @@ the gate may stop at the syntax tree. Knows nothing of models, requests or why a
 
 from __future__ import annotations
 
+import functools
 import warnings
 from dataclasses import dataclass
 
@@ -39,7 +40,8 @@ class Splice:
         return edge(start, self.start), edge(end, self.start + len(self.fill))
 
 
-def faults(language: Language, text: bytes) -> list[tuple[int, int]]:
+@functools.lru_cache(maxsize=8)  # every contender is held against the same original
+def faults(language: Language, text: bytes) -> tuple[tuple[int, int], ...]:
     """Byte ranges of every ERROR and MISSING node of a fresh parse, outermost errors only."""
     found: list[tuple[int, int]] = []
     open_nodes: list[tree_sitter.Node] = [parser(language).parse(text).root_node]
@@ -49,9 +51,10 @@ def faults(language: Language, text: bytes) -> list[tuple[int, int]]:
             found.append((node.start_byte, node.end_byte))
         elif node.has_error:
             open_nodes.extend(node.children)
-    return sorted(found)
+    return tuple(sorted(found))
 
 
+@functools.lru_cache(maxsize=8)
 def compiles(text: bytes) -> bool:
     """Whether Python accepts the file, through to its byte code (`return` outside a function is refused)."""
     with warnings.catch_warnings():

@@ -53,7 +53,7 @@ def test_a_fill_that_breaks_the_file_is_seen(language: str, marked: str, fill: s
 def test_an_old_fault_moves_with_the_text_before_it() -> None:
     one = splice("x = ‹1›\ny = (\n", "'a much longer text than before'")
     old = faults(by_name("python"), one.whole)
-    assert [one.moved(*fault) for fault in old] == faults(by_name("python"), one.result)
+    assert tuple(one.moved(*fault) for fault in old) == faults(by_name("python"), one.result)
 
 
 def test_a_range_around_the_hole_grows_with_the_fill() -> None:
