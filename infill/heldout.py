@@ -18,7 +18,7 @@ from .metrics import similarity
 from .objective import Ints, Noise, rows, window
 from .prompt import InfillMarkers
 from .shards import KINDS, Shard
-from .training import PAD, first_guess, joint_loss, to_batch
+from .training import PAD, joint_loss, to_batch
 
 
 @torch.no_grad()
@@ -38,12 +38,11 @@ def losses(learner: Learner, shard: Shard, markers: InfillMarkers, count: int, l
                 shard, part, length, 1, 64, markers, noise, PAD, learner.shape.vocabulary, np.random.default_rng(at)
             )
             batch = to_batch(made, device)
-            blank = torch.zeros((*batch.canvas.shape, learner.shape.hidden), dtype=learner.dtype, device=device)
-            ar, canvas = joint_loss(learner, batch, blank)
+            ar, canvas = joint_loss(learner, batch, conditioned=False)
             total.setdefault("ar", []).append(float(ar))
             total.setdefault(f"canvas {name}", []).append(float(canvas))
             if share == 1.0:
-                _, refined = joint_loss(learner, batch, first_guess(learner, batch))
+                _, refined = joint_loss(learner, batch, conditioned=True)
                 total.setdefault("canvas t1 refined", []).append(float(refined))
         out |= {key: float(np.mean(values)) for key, values in total.items()}
     return out

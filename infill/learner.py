@@ -91,6 +91,9 @@ class Learner(nn.Module):
                 elif "layernorm" in name and "post" in name:
                     weight.fill_((2 * shape.layers) ** -0.5)
 
+    def stack(self) -> list[Layer]:
+        return [layer for layer in self.layers if isinstance(layer, Layer)]
+
     # -- pieces -------------------------------------------------------------------------------------
 
     def _norm(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -125,8 +128,8 @@ class Learner(nn.Module):
         s = self.shape
         weights = [layer.q_proj, layer.k_proj] + ([] if layer.v_proj is None else [layer.v_proj])
         fused = torch.cat([w * layer.input_layernorm for w in weights])
-        out = self._linear(self._norm(x), fused).unflatten(-1, (-1, s.head_dim))
-        parts = out.split([s.heads] + [s.kv_heads] * (len(weights) - 1), dim=-2)
+        out = self._linear(self._norm(x), fused).view(*x.shape[:-1], -1, s.head_dim)
+        parts = torch.split(out, [s.heads] + [s.kv_heads] * (len(weights) - 1), dim=-2)
         q = self._rotate(self._norm(parts[0], layer.q_norm), rotary)
         k = self._rotate(self._norm(parts[1], layer.k_norm), rotary)
         v = self._norm(parts[-1])
@@ -148,8 +151,8 @@ class Learner(nn.Module):
         x = x + self._norm(self._linear(attended, layer.o_proj), layer.post_attention_layernorm)
         pre, pre2 = layer.pre_feedforward_layernorm, layer.pre_feedforward_layernorm_2
         fused = torch.cat([layer.gate_proj * pre, layer.up_proj * pre, layer.expert_gate_up * pre2])
-        gate, up, expert_gate, expert_up = self._linear(self._norm(x), fused).split(
-            [s.intermediate, s.intermediate, s.expert, s.expert], dim=-1
+        gate, up, expert_gate, expert_up = torch.split(
+            self._linear(self._norm(x), fused), [s.intermediate, s.intermediate, s.expert, s.expert], dim=-1
         )
         dense = self._linear(F.gelu(gate, approximate="tanh") * up, layer.down_proj)
         expert = self._linear(F.gelu(expert_gate, approximate="tanh") * expert_up, layer.expert_down)
@@ -175,8 +178,7 @@ class Learner(nn.Module):
         back = positions[:, None] - everything
         x = F.embedding(ids, self.embed).to(self.dtype) * math.sqrt(self.shape.hidden)
         cache = []
-        for i, layer in enumerate(self.layers):
-            assert isinstance(layer, Layer)
+        for i, layer in enumerate(self.stack()):
             full = self.shape.full(i)
             allowed = (back >= 0) if full else (back >= 0) & (back < self.shape.window)
             q, k, v = self._qkv(layer, x, self.rotary(positions, full))
@@ -207,8 +209,7 @@ class Learner(nn.Module):
             gated = F.gelu(self._linear(normed, self.sc_gate), approximate="tanh") * self._linear(normed, self.sc_up)
             x = x + self._linear(gated, self.sc_down)
         x = self._norm(x)
-        for i, layer in enumerate(self.layers):
-            assert isinstance(layer, Layer)
+        for i, layer in enumerate(self.stack()):
             q, k, v = self._qkv(layer, x, self.rotary(positions, s.full(i)))
             keys, values = torch.cat((cache[i][0], k), dim=2), torch.cat((cache[i][1], v), dim=2)
             x = self._mix(layer, x, self._attend(q, keys, values, allowed))
@@ -231,59 +232,45 @@ _NAMES = {
 }
 
 
+def _trained(learner: Learner) -> dict[str, Tensor]:
+    """Every parameter under the class's name; the expert's are views with the expert axis in front."""
+    out: dict[str, Tensor] = {
+        "embed_tokens.weight": learner.embed,
+        "norm.weight": learner.norm,
+        "self_conditioning.pre_norm.weight": learner.sc_norm,
+        "self_conditioning.gate_proj.weight": learner.sc_gate,
+        "self_conditioning.up_proj.weight": learner.sc_up,
+        "self_conditioning.down_proj.weight": learner.sc_down,
+    }
+    for i, layer in enumerate(learner.stack()):
+        for theirs, ours in _NAMES.items():
+            if (weight := getattr(layer, ours)) is not None:
+                out[f"layers.{i}.{theirs}.weight"] = weight
+        out[f"layers.{i}.experts.gate_up_proj"] = layer.expert_gate_up[None]
+        out[f"layers.{i}.experts.down_proj"] = layer.expert_down[None]
+    return {f"model.decoder.{name}": weight for name, weight in out.items()}
+
+
 def to_checkpoint(learner: Learner, dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
     """The text tensors under the class's names, tied ones once; the router is the no-op of one expert."""
-    root = "model.decoder."
-    s = learner.shape
-    out = {f"{root}embed_tokens.weight": learner.embed, f"{root}norm.weight": learner.norm}
-    for ours, theirs in (
-        ("sc_norm", "pre_norm"),
-        ("sc_gate", "gate_proj"),
-        ("sc_up", "up_proj"),
-        ("sc_down", "down_proj"),
-    ):
-        out[f"{root}self_conditioning.{theirs}.weight"] = getattr(learner, ours)
-    for i, layer in enumerate(learner.layers):
-        at = f"{root}layers.{i}."
-        for theirs, ours in _NAMES.items():
-            weight = getattr(layer, ours)
-            if weight is not None:
-                out[f"{at}{theirs}.weight"] = weight
-        out[f"{at}experts.gate_up_proj"] = layer.expert_gate_up[None]  # type: ignore[index]
-        out[f"{at}experts.down_proj"] = layer.expert_down[None]  # type: ignore[index]
-        out[f"{at}router.proj.weight"] = torch.zeros(1, s.hidden)
-        out[f"{at}router.scale"] = torch.ones(s.hidden)
+    out = _trained(learner)
+    for i in range(learner.shape.layers):
+        at = f"model.decoder.layers.{i}."
+        out[f"{at}router.proj.weight"] = torch.zeros(1, learner.shape.hidden)
+        out[f"{at}router.scale"] = torch.ones(learner.shape.hidden)
         out[f"{at}router.per_expert_scale"] = torch.ones(1)
         out[f"{at}layer_scalar"] = torch.ones(1)
         out[f"model.encoder.language_model.layers.{i}.layer_scalar"] = torch.ones(1)
-    return {name: weight.detach().to(dtype).contiguous() for name, weight in out.items()}
+    return {name: weight.detach().to("cpu", dtype).contiguous() for name, weight in out.items()}
 
 
+@torch.no_grad()
 def from_checkpoint(learner: Learner, tensors: dict[str, Tensor]) -> None:
     """Copies a checkpoint written by `to_checkpoint` into `learner` (new training from shipped weights)."""
-    ours = to_checkpoint(learner, torch.float32)
-    missing = ours.keys() - tensors.keys()
-    if missing:
-        raise ValueError(f"these weights are not a starter of this shape: {min(missing)} is missing")
-    root = "model.decoder."
-    with torch.no_grad():
-        learner.embed.copy_(tensors[f"{root}embed_tokens.weight"])
-        learner.norm.copy_(tensors[f"{root}norm.weight"])
-        for name, theirs in (
-            ("sc_norm", "pre_norm"),
-            ("sc_gate", "gate_proj"),
-            ("sc_up", "up_proj"),
-            ("sc_down", "down_proj"),
-        ):
-            getattr(learner, name).copy_(tensors[f"{root}self_conditioning.{theirs}.weight"])
-        for i, layer in enumerate(learner.layers):
-            at = f"{root}layers.{i}."
-            for theirs, name in _NAMES.items():
-                weight = getattr(layer, name)
-                if weight is not None:
-                    weight.copy_(tensors[f"{at}{theirs}.weight"])
-            layer.expert_gate_up.copy_(tensors[f"{at}experts.gate_up_proj"][0])  # type: ignore[operator,union-attr]
-            layer.expert_down.copy_(tensors[f"{at}experts.down_proj"][0])  # type: ignore[operator,union-attr]
+    for name, weight in _trained(learner).items():
+        if name not in tensors or tensors[name].shape != weight.shape:
+            raise ValueError(f"these weights are not a starter of this shape: look at {name}")
+        weight.copy_(tensors[name])
 
 
 def class_config(shape: Shape, length: int) -> dict[str, object]:

@@ -149,9 +149,10 @@ def export(trainer: Trainer, tokenizer: Path, out: Path) -> None:
     """The packed model: bf16 weights, config.json, tokenizer.json and stopgap.json, each replaced atomically."""
     out.mkdir(parents=True, exist_ok=True)
     shape, progress = trainer.config.shape, trainer.progress
-    length = max(phase.length for phase in trainer.config.phases)
+    length = trainer.trained_length()
     partial = out / "model.partial"
     save_file(to_checkpoint(trainer.learner), partial, metadata={"format": "pt"})
+    partial.chmod(0o644)  # safetensors writes for the owner only
     partial.replace(out / "model.safetensors")
     card = {
         "name": "starter",

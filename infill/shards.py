@@ -278,11 +278,6 @@ def build(
     )
 
 
-def markers(tokenizer: Tokenizer) -> dict[str, int]:
-    """Ids of the special tokens by bare name ("pad", "suf", …)."""
-    return {name.strip("<>"): index for index, name in enumerate(SPECIALS)}
-
-
 def describe(shard: Shard) -> str:
     sizes = shard.cuts[:, 2] - shard.cuts[:, 1]
     kinds = {kind: int((shard.hole_kind == i).sum()) for i, kind in enumerate(KINDS)}

@@ -25,10 +25,10 @@ from torch.nn import functional as F
 from .learner import Learner, Shape
 from .objective import Noise, Rows, rows
 from .prompt import InfillMarkers
-from .shards import Shard
+from .shards import SPECIALS, Shard
 
-MARKERS = InfillMarkers(bos=2, suffix=4, prefix=5, end=6, delete=7)
-PAD = 0
+MARKERS = InfillMarkers(*(SPECIALS.index(name) for name in ("<bos>", "<suf>", "<pre>", "<end>", "<del>")))
+PAD = SPECIALS.index("<pad>")
 
 
 class TrainingError(Exception):
@@ -165,24 +165,26 @@ def _mean_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     return (each * weight.flatten()).sum() / weight.sum().clamp_min(1.0)
 
 
-def joint_loss(learner: Learner, batch: Batch, soft: Tensor) -> tuple[Tensor, Tensor]:
-    """(next-token loss of the encoder, denoising loss of the canvases); gradients reach the encoder's keys."""
+def joint_loss(learner: Learner, batch: Batch, conditioned: bool) -> tuple[Tensor, Tensor]:
+    """(next-token loss of the encoder, denoising loss of the canvases); gradients reach the encoder's keys.
+
+    `conditioned`: the canvases are decoded once without gradient, and the expected embedding of that first
+    guess is fed to the decoding that counts. Clamped slots get their own token's, as they do at inference.
+    """
     hidden, cache = learner.encode(batch.ids[:, :-1])
     ar = _mean_loss(learner.logits(hidden), batch.ids[:, 1:], batch.weight)
+    soft = None
+    if conditioned:
+        with torch.no_grad():
+            seen = [(keys.detach(), values.detach()) for keys, values in cache]
+            guess = learner.decode(batch.canvas, batch.positions, batch.allowed, seen)
+            soft = torch.where(
+                batch.hole[..., None],
+                learner.soft_embedding(learner.logits(guess)),
+                F.embedding(batch.truth, learner.embed).to(guess.dtype) * math.sqrt(learner.shape.hidden),
+            )
     decoded = learner.decode(batch.canvas, batch.positions, batch.allowed, cache, soft)
     return ar, _mean_loss(learner.logits(decoded), batch.truth, batch.canvas_weight)
-
-
-def first_guess(learner: Learner, batch: Batch) -> Tensor:
-    """The soft embedding of one unconditioned step: what self-conditioning is trained on.
-
-    Clamped slots get the embedding of their own token, as they do at inference.
-    """
-    _, cache = learner.encode(batch.ids[:, :-1])
-    decoded = learner.decode(batch.canvas, batch.positions, batch.allowed, cache, None)
-    guess = learner.soft_embedding(learner.logits(decoded))
-    known = F.embedding(batch.truth, learner.embed).to(guess.dtype) * math.sqrt(learner.shape.hidden)
-    return torch.where(batch.hole[..., None], guess, known)
 
 
 class Trainer:
@@ -205,13 +207,18 @@ class Trainer:
         wrap = torch.compile if config.compile else (lambda f, dynamic: f)
         self.encoder_loss = wrap(encoder_loss, dynamic=False)
         self.joint_loss = wrap(joint_loss, dynamic=False)
-        self.first_guess = wrap(first_guess, dynamic=False)
 
     def phase(self) -> Phase:
         for phase in self.config.phases:
             if self.progress.positions < phase.until * 1e6:
                 return phase
         return self.config.phases[-1]
+
+    def trained_length(self) -> int:
+        """Longest rows of the phases that have begun."""
+        begins = [0.0, *(phase.until for phase in self.config.phases)]
+        seen = self.progress.positions / 1e6
+        return max(p.length for p, begin in zip(self.config.phases, begins, strict=False) if begin <= seen)
 
     def step(self, scale: float = 1.0) -> dict[str, float]:
         """One optimiser step at `scale` times the configured rates; losses in nats."""
@@ -235,11 +242,7 @@ class Trainer:
         batch = to_batch(made, self.device)
         report = {}
         if phase.canvases:
-            soft = torch.zeros((*batch.canvas.shape, config.shape.hidden), dtype=self.learner.dtype, device=self.device)
-            if rng.random() < config.self_conditioning:
-                with torch.no_grad():
-                    soft = self.first_guess(self.learner, batch)
-            ar, denoise = self.joint_loss(self.learner, batch, soft)
+            ar, denoise = self.joint_loss(self.learner, batch, rng.random() < config.self_conditioning)
             loss = phase.ar_loss * ar + phase.canvas_loss * denoise
             report["canvas"] = float(denoise.detach())
         else:
