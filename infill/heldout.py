@@ -91,9 +91,11 @@ def line_scores(
     drafts = draft(learner, torch.from_numpy(prompts).to(learner.embed.device), 32, markers)
     pairs = [(text(tokenizer, t), text(tokenizer, d)) for t, d in zip(truths, drafts, strict=True)]
     exact = [wanted.strip() == got.strip() for wanted, got in pairs]
+    one = [wanted.strip() == got.lstrip().partition("\n")[0].rstrip() for wanted, got in pairs]
     first = [t[:1] == d[:1] for t, d in zip(truths, drafts, strict=True)]
     scores = {
         "exact": 100 * float(np.mean(exact)),
+        "exact first line": 100 * float(np.mean(one)),
         "similarity": 100 * float(np.mean([similarity(w, g) for w, g in pairs])),
         "first token": 100 * float(np.mean(first)),
     }

@@ -111,11 +111,14 @@ def rows(
     pad: int,
     vocabulary: int,
     rng: Rng,
+    hole_weight: float = 1.0,
 ) -> Rows:
     """The batch of holes `indices`; noise is uniform over all `vocabulary` ids, as it is at inference.
 
-    The first half of a row's canvases is the row's own hole at different noise; the others are other holes
-    of the same file whose prefix lies inside P, where the near suffix is what P itself goes on with.
+    Next-token targets of the hole and its `<end>` weigh `hole_weight`: they are a twentieth of the row, and a
+    draft that does not learn to stop is useless. The first half of a row's canvases is the row's own hole at
+    different noise; the others are other holes of the same file whose prefix lies inside P, where the near
+    suffix is what P itself goes on with.
     """
     b = len(indices)
     ids = np.full((b, length + 1), pad, dtype=np.int64)
@@ -130,6 +133,7 @@ def rows(
         made = window(shard, int(index), length + 1, markers, rng)
         ids[row, : len(made.ids)] = made.ids
         weight[row, : len(made.ids) - 1] = 1.0
+        weight[row, made.hole_at - 1 : len(made.ids) - 1] = hole_weight
         if not canvases:
             continue
         others = _others(shard, int(index), made, rng)

@@ -236,9 +236,8 @@ class Trainer:
             PAD,
             config.shape.vocabulary,
             rng,
+            config.hole_weight,
         )
-        if config.hole_weight != 1.0:
-            _weigh_holes(made, config.hole_weight)
         batch = to_batch(made, self.device)
         report = {}
         if phase.canvases:
@@ -335,16 +334,6 @@ class Trainer:
                     last_save = now
         if not decay:
             self.save()
-
-
-def _weigh_holes(made: Rows, factor: float) -> None:
-    """Multiplies the next-token weight of everything behind the last `<pre>`: the draft's own tokens."""
-    n = made.weight.shape[1]
-    for row in range(len(made.ids)):
-        length = int((made.ids[row] != PAD).sum())
-        at = int(made.cut[row, 0]) if made.cut.shape[1] else None
-        if at is not None:
-            made.weight[row, at - 1 : min(length, n)] *= factor
 
 
 @contextmanager
