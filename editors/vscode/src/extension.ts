@@ -1,0 +1,84 @@
+/** Where everything is put together; every command is registered here. */
+import * as vscode from 'vscode';
+import type { Middleware } from 'vscode-languageclient/node';
+import { askHere, PREVIEW, provideCodeActions, type Ask } from './actions.ts';
+import { Previews } from './preview.ts';
+import { why, type Action } from './protocol.ts';
+import { Server } from './server.ts';
+import * as settings from './settings.ts';
+import { menu, StatusItem } from './status.ts';
+
+let server: Server | undefined;
+
+export function activate(context: vscode.ExtensionContext): void {
+  const log = vscode.window.createOutputChannel('stopgap', { log: true });
+  const middleware: Middleware = {
+    provideCodeActions,
+    provideInlineCompletionItems: (document, position, given, token, next) =>
+      here.thinking(Promise.resolve(next(document, position, given, token))),
+  };
+  const here = (server = new Server(log, middleware));
+  const status = new StatusItem(here);
+  const previews = new Previews(here, (step) => status.progress(step));
+  const reasons = vscode.window.createOutputChannel('stopgap: why nothing?');
+
+  const on = (command: string, run: (...given: never[]) => unknown): vscode.Disposable =>
+    vscode.commands.registerCommand(command, run);
+  context.subscriptions.push(
+    log,
+    status,
+    previews,
+    reasons,
+    on('stopgap.menu', () => menu(here)),
+    on('stopgap.toggle', settings.toggleEverywhere),
+    on('stopgap.toggleWorkspace', settings.toggleInWorkspace),
+    on('stopgap.toggleLanguage', () => {
+      const language = vscode.window.activeTextEditor?.document.languageId;
+      return language && settings.toggleLanguage(language);
+    }),
+    on('stopgap.pauseModel', () => here.pause(true)),
+    on('stopgap.resumeModel', () => here.pause(false)),
+    on('stopgap.restart', () => here.restart()),
+    on('stopgap.showLog', () => log.show()),
+    on('stopgap.welcome', () =>
+      vscode.commands.executeCommand('workbench.action.openWalkthrough', `${context.extension.id}#start`),
+    ),
+    on('stopgap.whyNothing', () => showReasons(here, reasons)),
+    on('stopgap.fillHole', () => preview(previews, 'hole')),
+    on('stopgap.rewriteFunction', () => preview(previews, 'function')),
+    on('stopgap.rewriteWithInstruction', () => preview(previews, 'instruction')),
+    on(PREVIEW, (ask: Ask) => previews.start(ask)),
+    on('stopgap.accept', () => previews.accept()),
+    on('stopgap.reject', () => previews.reject()),
+    on('stopgap.tryAgain', () => previews.tryAgain()),
+    on('stopgap.acceptHunk', (index: number) => previews.acceptHunk(index)),
+    on('stopgap.skipHunk', (index: number) => previews.skipHunk(index)),
+    vscode.workspace.onDidChangeConfiguration((event) => {
+      if (event.affectsConfiguration('stopgap.path')) void here.restart();
+      else if (event.affectsConfiguration('stopgap')) here.settingsChanged();
+    }),
+    vscode.workspace.onDidGrantWorkspaceTrust(() => void here.restart()),
+  );
+  // Not awaited: an extension counts as slow until this function returns.
+  void here.restart();
+}
+
+export function deactivate(): Promise<void> | undefined {
+  return server?.dispose();
+}
+
+async function preview(previews: Previews, action: Action): Promise<void> {
+  const ask = askHere(action);
+  if (ask) await previews.start(ask);
+  else void vscode.window.showInformationMessage('stopgap: open a file first');
+}
+
+async function showReasons(server: Server, channel: vscode.OutputChannel): Promise<void> {
+  const client = server.running();
+  if (!client) return;
+  const { lines } = await client.sendRequest(why, { last: 20 });
+  channel.clear();
+  channel.appendLine('What became of the last requests, newest last:');
+  channel.appendLine(lines.join('\n') || 'there has been no request yet');
+  channel.show(true);
+}
