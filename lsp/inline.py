@@ -100,9 +100,9 @@ async def ask(ls: Server, snapshot: Snapshot, data: bytes, cursor: int, *, invok
         return _nothing(ls, snapshot, why)
     # What continues a text already shown passed the rules where it began.
     if not invoked and ls.session.known(snapshot.uri, data, cursor) is None:
-        source = ls.trees.source(snapshot.uri, data, language, cursor) if language.module else None
+        where = ls.trees.where(snapshot.uri, data, language, cursor)
         there = snapshot if data is snapshot.data else opened(snapshot.uri, 0, snapshot.language_id, data)
-        why = quiet.reason(there, cursor, source, settings)
+        why = quiet.reason(there, cursor, where, settings)
         if why:
             return _nothing(ls, snapshot, why)
     query = Query(

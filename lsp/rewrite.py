@@ -15,6 +15,7 @@ from lsprotocol import types as lsp
 
 from stopgap.daemon import wire
 
+from . import quiet
 from .actions import KINDS, TITLES, Job, Kind, Offer, Result
 from .document import Snapshot
 from .edits import Edit
@@ -98,7 +99,7 @@ async def code_action(ls: Server, params: lsp.CodeActionParams) -> list[lsp.Code
     refused = ls.refusal(snapshot)
     language = ls.language(snapshot)
     source = (
-        ls.trees.source(snapshot.uri, snapshot.data, language, start, None if not quick_only else 8.0)
+        ls.trees.source(snapshot.uri, snapshot.data, language, start, quiet.PARSE_MS if quick_only else None)
         if language is not None and language.module and not refused
         else None
     )
