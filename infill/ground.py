@@ -334,6 +334,10 @@ class Ground:
 
 
 _CLOSING = re.compile(rb"\s*([)\]}]|end\b|fi\b|done\b|esac\b|</)")
+_HANGING = re.compile(
+    rb"\s*([)\]}{]|</|(end|fi|done|esac|else|elif|elsif|elseif|except|finally|catch|rescue|ensure|then|do)\b)"
+)
+"""How a line begins that belongs to the lines above it though it stands no deeper."""
 
 
 def _surroundings(source: Source, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
@@ -344,6 +348,7 @@ def _surroundings(source: Source, start: int, end: int) -> Iterator[tuple[int, i
     """
     text = source.text
     low, high = line_start(text, start), line_end(text, end)
+    opener = re.compile(source.language.opener)
     deep = len(blanks(text[low:high]))
     if not text[low:high].strip() or _CLOSING.match(text[low:high]):
         above = low
@@ -360,9 +365,11 @@ def _surroundings(source: Source, start: int, end: int) -> Iterator[tuple[int, i
             stop = line_end(text, begin)
             line = text[begin:stop]
             if line.strip() and len(blanks(line)) <= deep:
-                if len(blanks(line)) == deep and _CLOSING.match(line):
-                    high = stop
-                break
+                if len(blanks(line)) < deep or not _HANGING.match(line):
+                    break
+                high = stop
+                if not opener.search(line.decode("utf-8", "replace").rstrip()):
+                    break
             high = stop
         yield low, high, beyond
         head = low
@@ -373,6 +380,6 @@ def _surroundings(source: Source, start: int, end: int) -> Iterator[tuple[int, i
                 break
         else:
             return
-        if re.search(source.language.opener, line.decode("utf-8", "replace").rstrip()):
+        if opener.search(line.decode("utf-8", "replace").rstrip()):
             beyond = True
         low, deep = head, len(blanks(line))

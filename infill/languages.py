@@ -84,8 +84,13 @@ def _words(words: str) -> tuple[str, ...]:
     return tuple(words.split())
 
 
-_C_FILLERS = ("x", "x;", "{}", "()", "x()", "0", "int x;", "int x", "return x;", "(x)", "x: x", "x,", ",", "")
-_JS_FILLERS = ("x", "x;", "{}", "()", "'x'", "x: x", "x() {}", "(x)", "[]", "return x;", "x,", "")
+def _forms(text: str) -> tuple[str, ...]:
+    """Texts separated by two spaces."""
+    return tuple(text.split("  "))
+
+
+_C_FILLERS = _forms("x  x;  {}  ()  x()  0  int x;  int x  return x;  (x)  x: x  x,  (x) {  {  x) {")
+_JS_FILLERS = _forms("x  x;  {}  ()  'x'  x: x  x() {}  (x)  []  return x;  x,  (x) {  {  x) {")
 _JS = {
     "line_comment": "//",
     "block_comment": ("/*", "*/"),
@@ -133,18 +138,8 @@ _TABLE = (
         indented=True,
         placeholder_kinds=_set("pass_statement expression_statement raise_statement"),
         placeholder=r"pass|\.\.\.|raise NotImplementedError(\(.*\))?",
-        fillers=(
-            "x",
-            "pass",
-            "x: x",
-            "()",
-            "x = x",
-            "(x)",
-            "*x",
-            "if x: pass",
-            "else: pass",
-            "except: pass",
-            "",
+        fillers=_forms(
+            "x  pass  x: x  ()  x = x  (x)  *x  if x: pass  else: pass  except: pass  x:  :  if x:  x if x:"
         ),
     ),
     Language(
@@ -190,21 +185,7 @@ _TABLE = (
         imports=_set("use_declaration extern_crate_declaration"),
         placeholder_kinds=_set("macro_invocation expression_statement"),
         placeholder=r"(todo|unimplemented)!\s*[(\[{].*[)\]}];?",
-        fillers=(
-            "x",
-            "x;",
-            "{}",
-            "()",
-            "x: x",
-            "x => x,",
-            "(x)",
-            "x!()",
-            "fn x() {}",
-            "x,",
-            "0",
-            "let x = x;",
-            "",
-        ),
+        fillers=_forms("x  x;  {}  ()  x: x  x => x,  (x)  x!()  fn x() {}  x,  0  let x = x;  x {  {  x) {  fn x() {"),
     ),
     Language(
         "go",
@@ -223,21 +204,7 @@ _TABLE = (
         unit="\t",
         placeholder_kinds=_set("expression_statement"),
         placeholder=r"panic\(\s*[\"`](TODO|[Nn]ot (yet )?implemented|[Uu]nimplemented|implement me).*",
-        fillers=(
-            "x",
-            "x()",
-            "{}",
-            "()",
-            "x x",
-            "(x)",
-            "x: x",
-            "func x() {}",
-            '"x"',
-            "var x int",
-            "x,",
-            "0",
-            "",
-        ),
+        fillers=_forms('x  x()  {}  ()  x x  (x)  x: x  func x() {}  "x"  var x int  x,  0  x {  {  x) {'),
     ),
     Language(
         "java",
@@ -256,20 +223,8 @@ _TABLE = (
         imports=_set("import_declaration package_declaration"),
         placeholder_kinds=_set("throw_statement"),
         placeholder=r"throw new (UnsupportedOperationException|NotImplementedException)\(.*",
-        fillers=(
-            "x",
-            "x();",
-            "{}",
-            "()",
-            "int x;",
-            "int x",
-            "void x() {}",
-            "(x)",
-            "return x;",
-            "@X",
-            "x,",
-            "0",
-            "",
+        fillers=_forms(
+            "x  x();  {}  ()  int x;  int x  void x() {}  (x)  return x;  @X  x,  0  (x) {  {  x) {  void x() {"
         ),
     ),
     Language(
@@ -320,20 +275,8 @@ _TABLE = (
         imports=_set("using_directive"),
         placeholder_kinds=_set("throw_statement"),
         placeholder=r"throw new (System\.)?(NotImplementedException|NotSupportedException)\(.*",
-        fillers=(
-            "x",
-            "x();",
-            "{}",
-            "()",
-            "int x;",
-            "int x",
-            "void x() {}",
-            "(x)",
-            "return x;",
-            "[X]",
-            "x,",
-            "0",
-            "",
+        fillers=_forms(
+            "x  x();  {}  ()  int x;  int x  void x() {}  (x)  return x;  [X]  x,  0  (x) {  {  x) {  void x()  x)"
         ),
     ),
     Language(
@@ -358,21 +301,7 @@ _TABLE = (
         unit="  ",
         placeholder_kinds=_set("call identifier"),
         placeholder=r"raise\(? ?(NotImplementedError|\"(TODO|[Nn]ot implemented)).*",
-        fillers=(
-            "x",
-            "x()",
-            "(x)",
-            "def x; end",
-            "x: x",
-            "|x|",
-            "[x]",
-            "X",
-            "when x then x",
-            "else",
-            ":x",
-            "0",
-            "",
-        ),
+        fillers=_forms("x  x()  (x)  def x; end  x: x  |x|  [x]  X  when x then x  else  :x  0  x do  if x"),
         closers=("end",),
     ),
     Language(
@@ -392,9 +321,9 @@ _TABLE = (
         imports=_set("namespace_use_declaration namespace_definition"),
         placeholder_kinds=_set("expression_statement throw_expression"),
         placeholder=r"throw new \\?\w*(Exception|Error)\(\s*['\"](TODO|[Nn]ot (yet )?implemented).*",
-        fillers=(
-            *("x", "$x", "$x;", "{}", "()", "public $x;", "function x() {}", "($x)", "return $x;"),
-            *("'x'", "$x,", "'x' => 'x',", "0", "use x;", "#[X]", ""),
+        fillers=_forms(
+            "x  $x  $x;  {}  ()  public $x;  function x() {}  ($x)  return $x;  'x'  $x,  'x' => 'x',"
+            "  0  use x;  #[X]  ($x) {  {  $x) {"
         ),
     ),
     Language(
@@ -411,20 +340,8 @@ _TABLE = (
         unit="  ",
         placeholder_kinds=_set("command"),
         placeholder=r":|true",
-        fillers=(
-            "x",
-            "x\n",
-            "x;",
-            "$x",
-            "x=x",
-            "{ x; }",
-            "(x)",
-            "x) x ;;",
-            "x() { x; }",
-            "'x'",
-            "[ x ]",
-            "0",
-            "",
+        fillers=_forms(
+            "x  x\n  x;  $x  x=x  { x; }  (x)  x) x ;;  x() { x; }  'x'  [ x ]  0  x; then  x; do  then  do  {"
         ),
         closers=("fi", "done", "esac"),
     ),
@@ -444,18 +361,8 @@ _TABLE = (
         unit="  ",
         placeholder_kinds=_set("function_call"),
         placeholder=r"error\(?\s*['\"](TODO|[Nn]ot (yet )?implemented).*",
-        fillers=(
-            "x",
-            "x()",
-            "()",
-            "x = x",
-            "(x)",
-            "{}",
-            "local x",
-            "function x() end",
-            "x,",
-            "elseif x then",
-            "",
+        fillers=_forms(
+            "x  x()  ()  x = x  (x)  {}  local x  function x() end  x,  elseif x then  x then  x do  then  do"
         ),
         closers=("end",),
     ),
@@ -471,7 +378,7 @@ _TABLE = (
         strings=_set("string"),
         opener=r"[\[{]$",
         unit="  ",
-        fillers=("0", '"x"', '"x": 0', "{}", '"x": 0,', ', "x": 0', ", 0", "0,", "x", ""),
+        fillers=_forms('0  "x"  "x": 0  {}  "x": 0,  , "x": 0  , 0  0,  x  "x": {  {  "x": [  ['),
     ),
     Language(
         "yaml",
@@ -485,7 +392,7 @@ _TABLE = (
         opener=r":$",
         indented=True,
         unit="  ",
-        fillers=("x", "x: x", "- x", "'x'", "x:", "{}", "[]", ": x", ""),
+        fillers=_forms("x  x: x  - x  'x'  x:  {}  []  : x"),
     ),
     Language(
         "toml",
@@ -497,7 +404,7 @@ _TABLE = (
         bodies=_set("table table_array_element inline_table array"),
         strings=_set("string"),
         opener=r"[\[{]$",
-        fillers=("0", "x = 0", "x", '"x"', "[x]", "{}", "0,", ", 0", "x = 0,", ""),
+        fillers=_forms('0  x = 0  x  "x"  [x]  {}  0,  , 0  x = 0,  [x  x]'),
     ),
     Language(
         "html",
@@ -508,7 +415,7 @@ _TABLE = (
         strings=_set("quoted_attribute_value attribute_value"),
         opener=r"<[^/!][^>]*[^/]>$",
         unit="  ",
-        fillers=("x", "<p></p>", "<br>", 'x="x"', "<p>", "</p>", ">", ""),
+        fillers=_forms('x  <p></p>  <br>  x="x"  <p>  </p>  >'),
         brackets="<>",
     ),
     Language(
@@ -523,7 +430,7 @@ _TABLE = (
         comments=_set("comment js_comment"),
         imports=_set("import_statement"),
         unit="  ",
-        fillers=("x", "x: x;", "x {}", "{}", "x;", "#000", "0", "()", "x,", ": x", ".x", "{ x: x; }", ""),
+        fillers=_forms("x  x: x;  x {}  {}  x;  #000  0  ()  x,  : x  .x  { x: x; }  x {  {"),
     ),
     Language(
         "markdown",
@@ -534,7 +441,7 @@ _TABLE = (
         strings=_set("code_fence_content indented_code_block"),
         comments=_set("html_block"),
         opener=r"(?!)",
-        fillers=("x", "# x", "- x", "```\nx\n```", ""),
+        fillers=_forms("x  # x  - x  ```\nx\n```"),
         brackets="",
     ),
     Language(
@@ -550,21 +457,7 @@ _TABLE = (
         strings=_set("literal dollar_quote"),
         comments=_set("comment marginalia"),
         opener=r"(\(|\b(begin|BEGIN))$",
-        fillers=(
-            "x",
-            "(x)",
-            "x int",
-            "select x",
-            "select x;",
-            "from x",
-            "x = x",
-            "where x",
-            ", x",
-            "x,",
-            "0",
-            "'x'",
-            "",
-        ),
+        fillers=_forms("x  (x)  x int  select x  select x;  from x  x = x  where x  , x  x,  0  'x'"),
         brackets="()[]",
     ),
 )

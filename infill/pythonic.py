@@ -58,7 +58,7 @@ def slip(text: bytes, tree: Tree, start: int, end: int) -> int | None:
 
 def _slip(text: bytes, block: Node) -> int | None:
     """Where a statement of this block begins a line in another column than the first one does."""
-    wanted: bytes | None = b"" if block.type == "module" else None
+    wanted: bytes | None = None
     for child in block.named_children:
         if child.type == "comment" or child.is_error:
             continue
