@@ -170,7 +170,7 @@ def stop() -> None:
 @daemon_app.command()
 def run() -> None:
     """Be the daemon, in the foreground (for systemd, launchd, or to look at it)."""
-    from .server import serve
+    from .resident import serve
 
     raise typer.Exit(serve())
 
@@ -214,7 +214,7 @@ def why(
     """Say what happened to the last requests, and why nothing was offered."""
 
     async def work(client: Client) -> None:
-        from .trace import explain
+        from .timeline import explain
 
         timelines = await client.why(last, trace)
         print("\n".join(map(explain, timelines)) or "the daemon has had no such request")

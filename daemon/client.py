@@ -358,7 +358,7 @@ _children: list[subprocess.Popen[bytes]] = []
 
 def daemon_command() -> Sequence[str]:
     """How to run the daemon in the foreground. -P: a `json.py` in the working folder must not run in it."""
-    return [sys.executable, "-P", "-m", "stopgap.daemon.server"]
+    return [sys.executable, "-P", "-m", "stopgap.daemon.resident"]
 
 
 def _spawn(files: Place) -> subprocess.Popen[bytes]:

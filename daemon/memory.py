@@ -32,9 +32,9 @@ def memory() -> Memory:
         import resource
 
         rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    torch: Any = sys.modules.get("torch")
-    cuda = torch is not None and torch.cuda.is_initialized()
-    return Memory(rss, torch.cuda.memory_reserved() if cuda else 0)
+    torch = _torch()
+    device = torch.cuda.memory_reserved() if torch is not None and torch.cuda.is_initialized() else 0
+    return Memory(rss, device)
 
 
 def describe(error: BaseException) -> str:
@@ -45,7 +45,7 @@ def describe(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    torch: Any = sys.modules.get("torch")
+    torch = _torch()
     if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch on a CPU
@@ -61,7 +61,7 @@ def forget_frames(error: BaseException) -> None:
 
 
 def free_device_bytes() -> int | None:
-    torch: Any = sys.modules.get("torch")
+    torch = _torch()
     if torch is None or not torch.cuda.is_initialized():
         return None
     return int(torch.cuda.mem_get_info()[0])
@@ -70,9 +70,14 @@ def free_device_bytes() -> int | None:
 def trim() -> None:
     """Gives freed memory back to the system, so that `status` shows what another program can have."""
     gc.collect()
-    torch: Any = sys.modules.get("torch")
+    torch = _torch()
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     if sys.platform == "linux":
         with suppress(AttributeError):  # musl has none, and keeps little
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def _torch() -> Any:
+    """The module if something has loaded it, else None."""
+    return sys.modules.get("torch")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import logging.handlers
 import os
 import signal
 import sys
@@ -18,15 +17,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from . import config as settings
 from . import memory, power, transport, wire
 from .config import Config, ConfigError
-from .paths import PathsError, Place, place
+from .paths import Place
 from .scheduler import Job, Key
 from .stats import Acceptance
-from .trace import Traces
+from .timeline import Traces
 from .worker import Item, Note, Task, Worker
 
 log = logging.getLogger("stopgap.server")
@@ -39,9 +37,6 @@ _SLOW_CLIENT = 16 * 1024 * 1024
 """Bytes a client may leave unread before it is disconnected."""
 _HELLO_S = 5.0
 _DRAIN_S = 30.0
-_LOCK_S = 10.0
-_SILENT_S = 1.0
-"""How long a lock may be held by a process that cannot be reached before it is asked to look."""
 _TICK_S = 30.0
 
 _WHY: dict[str, str] = {
@@ -116,6 +111,7 @@ class Server:
         await asyncio.sleep(0)
 
     def stop_worker(self, patience: float) -> bool:
+        """False if the worker is still inside a step after `patience` seconds."""
         return self._worker.stop(patience)
 
     def leave(self) -> None:
@@ -429,76 +425,3 @@ def installed_version() -> str:
         return version("stopgap")
     except PackageNotFoundError:
         return "0"
-
-
-def serve() -> int:
-    """Runs the daemon in the foreground; the exit status."""
-    try:
-        config = settings.load()
-        files = place(config.key)
-    except (ConfigError, PathsError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    if sys.platform != "win32":
-        # Whoever waits for the lock sends it (`_become_the_one`), maybe before the loop has its handler.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    lock = transport.Lock(files.lock)
-    if not _become_the_one(lock, files):
-        return 0
-    os.chdir(files.log.parent)
-    os.umask(0o077)
-    _start_log(files.log, config.debug_log)
-    # The default of 5 ms is what a frame would wait for while the worker runs Python between two kernels.
-    sys.setswitchinterval(0.0005)
-    clean = asyncio.run(_serve(config, files))
-    logging.shutdown()
-    if not clean:
-        os._exit(0)  # the worker is inside a long step; interpreter exit would pull torch from under it
-    return 0
-
-
-async def _serve(config: Config, files: Place) -> bool:
-    server = Server(config, files)
-    await server.run()
-    return server.stop_worker(2.0)
-
-
-def _become_the_one(lock: transport.Lock, files: Place) -> bool:
-    """Waits for the lock while its holder is on its way out; False if that one serves."""
-    begin = time.monotonic()
-    asked = sys.platform == "win32"
-    while not lock.take():
-        waited = time.monotonic() - begin
-        if waited > _LOCK_S or asyncio.run(_listens(files.socket)):
-            return False
-        if waited > _SILENT_S and not asked and (pid := transport.holder(files.lock)):
-            # It may not know that its socket file was removed; SIGHUP makes it look.
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGHUP)
-            asked = True
-        time.sleep(0.02)
-    return True
-
-
-async def _listens(socket: Path) -> bool:
-    try:
-        _, writer = await transport.connect(socket)
-    except OSError:
-        return False
-    writer.close()
-    return True
-
-
-def _start_log(path: Path, debug: bool) -> None:
-    handler = logging.handlers.RotatingFileHandler(path, maxBytes=1 << 20, backupCount=1, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger("stopgap")
-    root.addHandler(handler)
-    root.setLevel(logging.DEBUG if debug else logging.INFO)
-    root.propagate = False
-    if debug:
-        root.warning("debug_log is on: this file contains your code")
-
-
-if __name__ == "__main__":
-    sys.exit(serve())

@@ -21,13 +21,11 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from stopgap.infill import contract
-
 from . import transport, wire
 from .client import Client
 from .config import load
 from .paths import Place, place
-from .trace import percentile
+from .timeline import percentile
 
 SOURCE = b"def f(a, b):\n    \n" + b"# a line of an ordinary file\n" * 800
 """24 kB, the size of a 800-line file."""
@@ -41,32 +39,6 @@ class Result:
     promise: str
     measured: str
     kept: bool
-
-
-class StubEngine:
-    """Answers at once, or after as many steps of a millisecond as `max_steps` says."""
-
-    def fill(
-        self, request: contract.FillRequest, stop: Callable[[], bool]
-    ) -> Iterator[contract.Draft | contract.Outcome]:
-        steps = request.max_steps or 1
-        for step in range(1, steps):
-            if stop():
-                break
-            time.sleep(0.001)
-            yield contract.Draft(step, steps, request.start, request.end, "pa")
-        yield contract.Outcome(request.start, request.end, "block", (contract.Fill("pass", 0.0),), steps=steps)
-
-    def info(self) -> contract.EngineInfo:
-        return contract.EngineInfo("stub", "cpu", "", "", 0, 0, 0, False)
-
-    def drop_caches(self) -> None:
-        """There are none."""
-
-
-def stub(model: str, **_: object) -> StubEngine:
-    """STOPGAP_ENGINE_FACTORY=stopgap.daemon.soak:stub runs the daemon with it."""
-    return StubEngine()
 
 
 def request(steps: int = 1, number: int = 0, document: str = "", drafts: bool = False) -> wire.Fill:
@@ -149,13 +121,14 @@ def _round(racers: list[subprocess.Popen[str]]) -> list[str]:
 
 def _processes(files: Place) -> list[int]:
     """Pids of all daemons that live in these folders; waits for those that have lost the race to leave."""
+    found: list[int] = []
     for _ in range(500):
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 command = (process / "cmdline").read_bytes()
                 environment = (process / "environ").read_bytes()
-                if b"stopgap.daemon.server" in command and os.fsencode(files.socket.parent) in environment:
+                if b"stopgap.daemon.resident" in command and os.fsencode(files.socket.parent) in environment:
                     found.append(int(process.name))
         if len(found) <= 1:
             return found
@@ -414,7 +387,7 @@ def _own_folders(real_model: bool) -> Iterator[None]:
         os.environ["STOPGAP_STATE_DIR"] = f"{folder}/state"
         if not real_model:
             os.environ["STOPGAP_CONFIG"] = f"{folder}/config.toml"
-            os.environ["STOPGAP_ENGINE_FACTORY"] = "stopgap.daemon.soak:stub"
+            os.environ["STOPGAP_ENGINE_FACTORY"] = "stopgap.daemon.stub:load"
         try:
             yield
         finally:

@@ -18,14 +18,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from stopgap.infill import contract
 
 from . import memory, wire
 from .config import Config
+from .convert import to_contract, to_done, to_draft
 from .scheduler import Job, Key, Reason, Scheduler
-from .trace import Trace
+from .timeline import Trace
 
 log = logging.getLogger("stopgap.worker")
 
@@ -66,42 +67,43 @@ class _Run:
     retried: bool = False
 
 
-@dataclass(slots=True)
 class Worker:
-    """Owns scheduler, engine and thread; `_wake` guards all that both threads touch."""
+    """Owns scheduler, engine and thread. `_wake` guards the scheduler and whatever else both threads touch."""
 
-    config: Config
-    emit: Emit
-    died: Callable[[], None]
-    """Called on the worker thread when it cannot go on; the process must be replaced."""
-    clock: Callable[[], float] = time.monotonic
-    free_device_bytes: Callable[[], int | None] = memory.free_device_bytes
-    state: wire.State = "cold"
-    info: contract.EngineInfo | None = None
-    """Of the engine in memory, refreshed after each request; None while there is none."""
-    failure: str = ""
-    """Why the model could not be loaded the last time."""
-    _wake: threading.Condition = field(default_factory=threading.Condition)
-    _scheduler: Scheduler[Task] = field(init=False)
-    _runs: dict[Key, _Run] = field(default_factory=dict)
-    _on_device: _Run | None = None
-    """Had the last step and has not ended."""
-    _engine: contract.Engine | None = None
-    _wanted: list[Callable[[], None]] = field(default_factory=list)
-    """Who waits for the model to be in memory (`load`)."""
-    _unwanted: list[Callable[[], None]] = field(default_factory=list)
-    """Who waits for the memory to be free (`unload`, `pause`)."""
-    _paused: bool = False
-    _stopping: bool = False
-    _last_used: float = 0.0
-    _caches_dropped: bool = False
-    _thread: threading.Thread | None = None
-
-    def __post_init__(self) -> None:
-        self._scheduler = Scheduler(self.config.max_queue)
+    def __init__(
+        self,
+        config: Config,
+        emit: Emit,
+        died: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+        free_device_bytes: Callable[[], int | None] = memory.free_device_bytes,
+    ) -> None:
+        """`died` is called on the worker thread when it cannot go on: the process must be replaced."""
+        self._config, self._emit, self._died, self._clock = config, emit, died, clock
+        self._free_device_bytes = free_device_bytes
+        self.state: wire.State = "cold"
+        self.info: contract.EngineInfo | None = None
+        """Of the engine in memory, refreshed after each request; None while there is none."""
+        self.failure = ""
+        """Why the model could not be loaded the last time."""
+        self.paused = False
+        self._wake = threading.Condition()
+        self._scheduler: Scheduler[Task] = Scheduler(config.max_queue)
+        self._wanted: list[Callable[[], None]] = []
+        """Who waits for the model to be in memory (`load`)."""
+        self._unwanted: list[Callable[[], None]] = []
+        """Who waits for the memory to be free (`unload`, `pause`)."""
+        self._stopping = False
+        # Everything below belongs to the worker thread.
+        self._engine: contract.Engine | None = None
+        self._runs: dict[Job[Task], _Run] = {}
+        self._on_device: _Run | None = None
+        """Had the last step and has not ended."""
+        self._last_used = 0.0
+        self._caches_dropped = False
+        self._thread = threading.Thread(target=self._main, name="stopgap-worker", daemon=True)
 
     def start(self) -> None:
-        self._thread = threading.Thread(target=self._main, name="stopgap-worker", daemon=True)
         self._thread.start()
 
     def stop(self, patience: float) -> bool:
@@ -109,14 +111,13 @@ class Worker:
         with self._wake:
             self._stopping = True
             self._wake.notify()
-        if self._thread is not None:
-            self._thread.join(patience)
-        return self._thread is None or not self._thread.is_alive()
+        self._thread.join(patience)
+        return not self._thread.is_alive()
 
     def submit(self, job: Job[Task]) -> list[Job[Task]]:
         """Queues a request; returns the jobs that ended by it (`Scheduler.submit`)."""
         with self._wake:
-            ended = self._scheduler.submit(job, self.clock())
+            ended = self._scheduler.submit(job, self._clock())
             self._wake.notify()
             return ended
 
@@ -138,21 +139,17 @@ class Worker:
 
     def expire(self) -> list[Job[Task]]:
         with self._wake:
-            return self._scheduler.expire(self.clock())
+            return self._scheduler.expire(self._clock())
 
     def counts(self) -> tuple[int, int]:
         """Requests waiting and started."""
         with self._wake:
             return self._scheduler.waiting, self._scheduler.running
 
-    @property
-    def paused(self) -> bool:
-        return self._paused
-
     def pause(self, freed: Callable[[], None]) -> list[Job[Task]]:
         """Ends everything and frees the memory; `freed` is called on the worker thread."""
         with self._wake:
-            self._paused = True
+            self.paused = True
             self._unwanted += [*self._wanted, freed]
             self._wanted = []
             self._wake.notify()
@@ -160,7 +157,7 @@ class Worker:
 
     def resume(self) -> None:
         with self._wake:
-            self._paused = False
+            self.paused = False
             if self.state == "paused":
                 self.state = "cold"
             self._wake.notify()
@@ -168,7 +165,7 @@ class Worker:
     def load(self, loaded: Callable[[], None]) -> None:
         """Brings the model into memory; `loaded` is called afterwards, also if that failed or is forbidden."""
         with self._wake:
-            if self._engine is None and not self._paused:
+            if self._engine is None and not self.paused:
                 self._wanted.append(loaded)
                 self._wake.notify()
                 return
@@ -187,7 +184,7 @@ class Worker:
                 self._sweep()
         except BaseException as error:
             log.critical("the worker thread failed: %s", memory.describe(error))
-            self.died()
+            self._died()
 
     def _next_turn(self) -> Callable[[], None] | None:
         """Blocks until there is something to do; None to end the thread."""
@@ -195,9 +192,9 @@ class Worker:
             while not self._stopping:
                 if self._unwanted and not self._scheduler.running:
                     return self._free
-                if self._engine is None and not self._paused and (self._wanted or len(self._scheduler)):
+                if self._engine is None and not self.paused and (self._wanted or len(self._scheduler)):
                     return self._load
-                job = None if self._paused else self._scheduler.next()
+                job = None if self.paused else self._scheduler.next()
                 if job is not None:
                     return lambda: self._advance(job)
                 if any(run.job.ended for run in self._runs.values()):
@@ -212,15 +209,15 @@ class Worker:
         if self._engine is None:
             return None
         waits = []
-        if self.config.idle_minutes:
-            waits.append(self._last_used + self.config.idle_minutes * 60 - self.clock())
-        if self.config.headroom_mb and self.free_device_bytes() is not None:
+        if self._config.idle_minutes:
+            waits.append(self._last_used + self._config.idle_minutes * 60 - self._clock())
+        if self._config.headroom_mb and self._free_device_bytes() is not None:
             waits.append(_HEADROOM_CHECK_S)
         return max(0.01, min(waits)) if waits else None
 
     def _housekeeping(self) -> None:
-        idle = self.clock() - self._last_used
-        if self.config.idle_minutes and idle >= self.config.idle_minutes * 60:
+        idle = self._clock() - self._last_used
+        if self._config.idle_minutes and idle >= self._config.idle_minutes * 60:
             log.info("unloading the model after %.0f idle minutes", idle / 60)
             self._unload()
         elif self._engine is not None and self._short_of_headroom():
@@ -234,19 +231,19 @@ class Worker:
                 memory.trim()
 
     def _short_of_headroom(self) -> bool:
-        free = self.free_device_bytes() if self.config.headroom_mb else None
-        return free is not None and free < self.config.headroom_mb << 20
+        free = self._free_device_bytes() if self._config.headroom_mb else None
+        return free is not None and free < self._config.headroom_mb << 20
 
     def _advance(self, job: Job[Task]) -> None:
         """One denoising step of one request, and what follows from it."""
-        run = self._runs.get(job.key) or self._begin(job)
+        run = self._runs.get(job) or self._begin(job)
         if self._on_device is not run:
             if run.count:
-                self.emit(job, Note(f"goes on after {run.count} steps"))
+                self._emit(job, Note(f"goes on after {run.count} steps"))
             if self._on_device is not None and self._on_device.job.ended is None:
-                self.emit(self._on_device.job, Note("suspended for a keystroke"))
+                self._emit(self._on_device.job, Note("suspended for a keystroke"))
             self._on_device = run
-        started = self.clock()
+        started = self._clock()
         try:
             item = next(run.steps)
             run.count += 1
@@ -255,36 +252,38 @@ class Worker:
         else:
             self._yielded(run, item)
         finally:
-            self._last_used = self.clock()
+            self._last_used = self._clock()
             with self._wake:
                 self._scheduler.charge(job, self._last_used - started)
 
     def _begin(self, job: Job[Task]) -> _Run:
-        queued_ms = (self.clock() - job.arrived) * 1000
-        self.emit(job, Note("started"))
+        queued_ms = (self._clock() - job.arrived) * 1000
+        self._emit(job, Note("started"))
         run = _Run(job, self._steps(job, job.work.request), queued_ms)
-        self._runs[job.key] = run
+        self._runs[job] = run
         self._caches_dropped = False
         return run
 
     def _steps(self, job: Job[Task], request: wire.Fill) -> Iterator[contract.Draft | contract.Outcome]:
+        # A generator of its own, so that what `Engine.fill` raises comes out of `next` like everything else.
         assert self._engine is not None
         budget = request.budget_ms
         if job.deadline is not None:
-            left = max(1.0, (job.deadline - self.clock()) * 1000)
+            left = max(1.0, (job.deadline - self._clock()) * 1000)
             budget = left if budget is None else min(budget, left)
-        return self._engine.fill(to_contract(request, budget), lambda: job.ended is not None or self._stopping)
+        asked = to_contract(request, budget)
+        yield from self._engine.fill(asked, lambda: job.ended is not None or self._stopping)
 
     def _yielded(self, run: _Run, item: contract.Draft | contract.Outcome) -> None:
         job = run.job
         if isinstance(item, contract.Outcome):
             if self._end(run):
-                self.emit(job, to_done(job, item, run.queued_ms))
+                self._emit(job, to_done(job.key[1], item, run.queued_ms, job.work.trace.id))
         elif job.work.request.want_drafts and job.ended is None:
-            now = self.clock()
+            now = self._clock()
             if now - job.work.drafted >= 1 / wire.DRAFTS_PER_SECOND:
                 job.work.drafted = now
-                self.emit(job, to_draft(job, item))
+                self._emit(job, to_draft(job.key[1], item))
 
     def _failed(self, run: _Run, error: Exception) -> None:
         job, trace = run.job, run.job.work.trace.id
@@ -296,7 +295,7 @@ class Worker:
             log.warning("out of memory in request %s after %d steps", trace, run.count)
             self._drop_caches()
             if not run.retried and job.ended is None:
-                self.emit(job, Note("out of memory: caches dropped, once more with one candidate"))
+                self._emit(job, Note("out of memory: caches dropped, once more with one candidate"))
                 run.retried = True
                 run.steps = self._steps(job, replace(job.work.request, candidates=1))
                 return
@@ -309,7 +308,7 @@ class Worker:
             code = "crashed"
             message = f"the engine failed ({type(error).__name__}); `stopgap why {trace}` and the log say more"
         if self._end(run):
-            self.emit(job, wire.Error(job.key[1], code, message, trace))
+            self._emit(job, wire.Error(job.key[1], code, message, trace))
         if memory.is_device_lost(error):
             # A CUDA context does not come back from this; only a new process has a working one.
             raise RuntimeError("the device is lost")
@@ -319,19 +318,25 @@ class Worker:
         with self._wake:
             alive = run.job.ended is None
             self._scheduler.finish(run.job)
-        self._runs.pop(run.job.key, None)
+        self._runs.pop(run.job, None)
         self._close(run)
-        if self._engine is not None:
-            self.info = self._engine.info()
+        self._look()
         return alive
+
+    def _look(self) -> None:
+        """Refreshes `info`; after a failed step even that may fail."""
+        try:
+            self.info = self._engine.info() if self._engine is not None else None
+        except Exception as error:
+            log.error("asking the engine failed: %s", memory.describe(error))
 
     def _sweep(self) -> None:
         """Closes the runs whose requests were ended from outside."""
-        for key, run in list(self._runs.items()):
-            if run.job.ended is not None:
-                del self._runs[key]
+        for job, run in list(self._runs.items()):
+            if job.ended is not None:
+                del self._runs[job]
                 self._close(run)
-                self.emit(run.job, Note(f"device free after {run.count} steps"))
+                self._emit(job, Note(f"device free after {run.count} steps"))
 
     def _close(self, run: _Run) -> None:
         if self._on_device is run:
@@ -362,12 +367,12 @@ class Worker:
             for one in waiting:
                 if told.get(one.key) != what:
                     told[one.key] = what
-                    self.emit(one, Note(f"loading the model: {what}"))
-                self.emit(one, wire.Progress(one.key[1], what[:_TELLING], min(1.0, max(0.0, fraction))))
+                    self._emit(one, Note(f"loading the model: {what}"))
+                self._emit(one, wire.Progress(one.key[1], what[:_TELLING], min(1.0, max(0.0, fraction))))
 
-        began = self.clock()
+        began = self._clock()
         try:
-            self._engine = _make_engine(self.config, self.clock, progress)
+            self._engine = _make_engine(self._config, self._clock, progress)
             self.info = self._engine.info()
         except Exception as error:
             expected = isinstance(error, contract.FillError)
@@ -382,10 +387,10 @@ class Worker:
                     self._scheduler.finish(one)
             for one in waiting:
                 message = f"the model cannot be loaded: {self.failure}"
-                self.emit(one, wire.Error(one.key[1], "no_model", message[:_TELLING], one.work.trace.id))
+                self._emit(one, wire.Error(one.key[1], "no_model", message[:_TELLING], one.work.trace.id))
         self.state = "cold" if self._engine is None else "ready"
-        self._last_used = self.clock()
-        log.info("model %s after %.1f s", self.state, self.clock() - began)
+        self._last_used = self._clock()
+        log.info("model %s after %.1f s", self.state, self._clock() - began)
         with self._wake:
             callers, self._wanted = self._wanted, []
         for loaded in callers:
@@ -405,56 +410,7 @@ class Worker:
         self._engine, self.info = None, None
         memory.trim()
         with self._wake:
-            self.state = "paused" if self._paused else "cold"
-
-
-def to_contract(request: wire.Fill, budget_ms: float | None) -> contract.FillRequest:
-    """The engine's half of a request."""
-    return contract.FillRequest(
-        source=request.source,
-        language=request.language,
-        start=request.start,
-        end=request.end,
-        target=request.target,
-        path=request.path,
-        snippets=tuple(contract.Snippet(one.path, one.text) for one in request.snippets),
-        instruction=request.instruction,
-        candidates=request.candidates,
-        budget_ms=budget_ms,
-        max_steps=request.max_steps,
-        seed=request.seed,
-        allow_unchecked=request.allow_unchecked,
-        document=request.document,
-    )
-
-
-def to_draft(job: Job[Task], draft: contract.Draft) -> wire.Draft:
-    return wire.Draft(job.key[1], draft.step, draft.max_steps, draft.start, draft.end, draft.text, draft.settled[:4096])
-
-
-def to_done(job: Job[Task], outcome: contract.Outcome, queued_ms: float) -> wire.Done:
-    """The terminal frame of an outcome, cut to the wire's bounds."""
-    return wire.Done(
-        id=job.key[1],
-        start=outcome.start,
-        end=outcome.end,
-        node_type=outcome.node_type,
-        fills=tuple(
-            wire.Candidate(one.text, one.score if math.isfinite(one.score) else -1e9, one.checked)
-            for one in outcome.fills[:64]
-        ),
-        reason=outcome.reason[:_TELLING],
-        steps=outcome.steps,
-        slots=outcome.slots,
-        milliseconds=outcome.milliseconds,
-        model=outcome.model,
-        prefix_tokens=outcome.prefix_tokens,
-        prefix_reused=outcome.prefix_reused,
-        stopped=outcome.stopped,
-        events=tuple(wire.Event(event.ms, event.what[:_TELLING]) for event in outcome.events[:1000]),
-        queued_ms=queued_ms,
-        trace=job.work.trace.id,
-    )
+            self.state = "paused" if self.paused else "cold"
 
 
 def _make_engine(config: Config, clock: Callable[[], float], progress: Callable[[str, float], None]) -> contract.Engine:

@@ -13,7 +13,7 @@ import pytest
 from stopgap.daemon import wire
 from stopgap.daemon.config import Config
 from stopgap.daemon.scheduler import Job
-from stopgap.daemon.trace import Traces
+from stopgap.daemon.timeline import Traces
 from stopgap.daemon.worker import Item, Note, Task, Worker
 
 from .conftest import FAKE_ENGINE

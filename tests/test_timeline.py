@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from stopgap.daemon import wire
-from stopgap.daemon.trace import KEPT, Traces, explain, percentile
+from stopgap.daemon.timeline import KEPT, Traces, explain, percentile
 
 REQUEST = wire.Fill(b"secret = 1", "python", 0, 0, path="a.py")
 
