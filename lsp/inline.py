@@ -24,7 +24,7 @@ _WORD = re.compile(rb"[A-Za-z0-9_\x80-\xff]*\Z")
 
 async def inline_completion(ls: Server, params: lsp.InlineCompletionParams) -> list[lsp.InlineCompletionItem] | None:
     """Ghost texts. `[]` clears what an editor shows; null, for overtaken requests, changes nothing there."""
-    snapshot = ls.documents.get(params.text_document.uri)
+    snapshot = ls.asked_about()
     if snapshot is None:
         return []
     data, cursor = snapshot.data, ls.offset(snapshot, params.position)
@@ -51,7 +51,7 @@ async def inline_completion(ls: Server, params: lsp.InlineCompletionParams) -> l
 
 async def completion(ls: Server, params: lsp.CompletionParams) -> lsp.CompletionList | None:
     """The same in a completion menu: one entry, below what language servers have to say."""
-    snapshot = ls.documents.get(params.text_document.uri)
+    snapshot = ls.asked_about()
     if snapshot is None:
         return None
     cursor = ls.offset(snapshot, params.position)

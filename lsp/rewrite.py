@@ -91,7 +91,7 @@ async def code_action(ls: Server, params: lsp.CodeActionParams) -> list[lsp.Code
     VS Code asks "automatically" at every move of the cursor, for its light bulb: that should not shine on
     every function there is, so only quick fixes answer it.
     """
-    snapshot = ls.documents.get(params.text_document.uri)
+    snapshot = ls.asked_about()
     if snapshot is None:
         return None
     quick_only = params.context.trigger_kind == lsp.CodeActionTriggerKind.Automatic

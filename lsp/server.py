@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Coroutine
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -47,6 +48,13 @@ from .settings import Settings, merged
 from .workspace import Context
 
 logger = logging.getLogger(__name__)
+
+MAX_HEADER = 64 * 1024
+"""Bytes of one header line; bodies may be longer."""
+
+
+_asked_about: ContextVar[Snapshot | None] = ContextVar("asked_about", default=None)
+"""The text as it was when the request being handled arrived."""
 
 
 class Protocol(LanguageServerProtocol):
@@ -88,6 +96,13 @@ class Protocol(LanguageServerProtocol):
     def lsp_notebook_document__did_close(self, params: lsp.DidCloseNotebookDocumentParams) -> None:
         for cell in params.cell_text_documents:
             self._server.closed(cell.uri)
+
+    def _handle_request(self, msg_id: Any, method_name: str, params: Any) -> None:
+        """A coroutine begins one turn of the loop after its message came, and more changes may come first."""
+        document = getattr(params, "text_document", None)
+        if document is not None:
+            _asked_about.set(self._server.documents.get(document.uri))
+        super()._handle_request(msg_id, method_name, params)
 
     def structure_message(self, data: dict[str, Any]) -> Any:
         """Decode a message; a request that cannot be decoded is answered (pygls leaves it hanging)."""
@@ -225,6 +240,10 @@ class Server(LanguageServer):
         for keeper in (self.session, self.trees, self.context, self.actions):
             keeper.forget(uri)
         self.documents.close(uri)
+
+    def asked_about(self) -> Snapshot | None:
+        """The document of the request being handled, as it was when the request arrived."""
+        return _asked_about.get()
 
     def language(self, snapshot: Snapshot) -> languages.Language | None:
         found = language_of(snapshot.language_id, snapshot.uri)
@@ -424,13 +443,20 @@ def _commands(server: Server) -> None:
 async def serve(server: Server, stdin: BinaryIO, stdout: BinaryIO) -> None:
     """Read messages until the client closes the stream."""
     server.protocol.set_writer(StdoutWriter(stdout))
-    await run_async(
-        threading.Event(),
-        StdinAsyncReader(stdin, server.thread_pool),
-        server.protocol,
-        logger,
-        server.report_server_error,
-    )
+    stop = threading.Event()
+    reader = await _reader(server, stdin)
+    await run_async(stop, reader, server.protocol, logger, server.report_server_error)
+
+
+async def _reader(server: Server, stdin: BinaryIO) -> Any:
+    """A pipe is read by the event loop: pygls's own reader asks a thread for every line of a header."""
+    reader = asyncio.StreamReader(limit=MAX_HEADER)
+    try:
+        protocol = asyncio.StreamReaderProtocol(reader)
+        await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, stdin)
+    except (ValueError, OSError, NotImplementedError):  # a file, or a console on Windows
+        return StdinAsyncReader(stdin, server.thread_pool)
+    return reader
 
 
 def main() -> None:

@@ -93,6 +93,8 @@ class Session:
         """
         desk = self._desks.setdefault(query.uri, _Desk())
         desk.turn = turn = desk.turn + 1
+        if not self._is_current(query):
+            return None
         found = desk.memory.get(query.data, query.cursor, query.wanted)
         if found is not None:
             _cancel(desk.running)
