@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from . import context, holes, languages
 from .contract import Draft, EngineInfo, FillError, FillRequest, Outcome
 from .families import Prompt, family
@@ -175,8 +177,8 @@ def load_engine(
 ) -> InfillEngine:
     """The engine for `model`: "starter" or a model folder.
 
-    `engine="transformers"` runs the same fills over the reference implementation, for comparison.
-    Raises FillError, with the remedy, before anything is half loaded.
+    `device` is "auto" (a CUDA device if there is one), "cpu" or a torch device. `engine="transformers"` runs the same
+    fills over the reference implementation, for comparison. Raises FillError, with the remedy, before anything is half loaded.
     """
     folder = STARTER if model == "starter" else Path(model).expanduser()
     if not (folder / "config.json").is_file():
@@ -189,6 +191,8 @@ def load_engine(
         raise FillError(f"{folder / 'stopgap.json'} cannot be read: {error}") from None
     card.setdefault("name", folder.name)
     progress("weights", 0.1)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     if engine == "transformers":
         from .reference import load_reference
 
