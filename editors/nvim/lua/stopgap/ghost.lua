@@ -1,0 +1,261 @@
+---Ghost text of our own: what is shown, whether it still fits what has been typed, and how it is taken.
+---Knows nothing of when to ask; `inline` does. There is at most one, in the current buffer.
+local client = require('stopgap.client')
+local text = require('stopgap.text')
+
+local api = vim.api
+local M = {}
+local namespace = api.nvim_create_namespace('stopgap.ghost')
+
+---@class stopgap.Item one candidate
+---@field text string replaces the buffer's text from `row`, `start` on
+---@field row integer
+---@field start integer bytes
+---@field tail integer bytes of the cursor's line behind what the text replaces
+---@field fill? integer the daemon's number of it
+---@field language? string
+
+---@class stopgap.Ghost
+---@field buf integer
+---@field items stopgap.Item[]
+---@field index integer
+---@field invoked boolean whether it was asked for by hand
+
+---@type stopgap.Ghost?
+local current = nil
+---Called when a ghost text goes away, for any reason.
+---@type fun(buf: integer)
+M.on_gone = function() end
+
+---Read an item of `textDocument/inlineCompletion`.
+---@param buf integer
+---@param item table
+---@param encoding string
+---@return stopgap.Item
+function M.read(buf, item, encoding)
+  local arguments = item.command and item.command.arguments or {}
+  local cursor = api.nvim_win_get_cursor(0)
+  local row, start, stop = cursor[1] - 1, cursor[2], cursor[2]
+  local line = api.nvim_buf_get_lines(buf, row, row + 1, false)[1] or ''
+  if item.range then
+    row = item.range.start.line
+    line = api.nvim_buf_get_lines(buf, row, row + 1, false)[1] or ''
+    start = text.byte_of(line, item.range.start.character, encoding)
+    stop = text.byte_of(line, item.range['end'].character, encoding)
+  end
+  local inserted = type(item.insertText) == 'table' and item.insertText.value or item.insertText
+  inserted = inserted:gsub('\r\n', '\n') -- lines of a buffer end alike, whatever the file has
+  local fill, language = arguments[1], arguments[2]
+  return { text = inserted, row = row, start = start, tail = #line - stop, fill = fill, language = language }
+end
+
+---What of an item is not typed yet, the text behind the cursor that it replaces, and whether the indentation
+---typed differs from the item's; nil if it does not fit the buffer any more.
+---@param item stopgap.Item
+---@param buf integer
+---@return string? rest
+---@return string over
+---@return boolean reindents
+local function rest_of(item, buf)
+  local cursor = api.nvim_win_get_cursor(0)
+  local row, col = cursor[1] - 1, cursor[2]
+  local line = api.nvim_get_current_line()
+  if row < item.row or (row == item.row and col < item.start) or #line - item.tail < col then
+    return nil, '', false
+  end
+  local ok, typed_lines = pcall(api.nvim_buf_get_text, buf, item.row, item.start, row, col, {})
+  if not ok then
+    return nil, '', false
+  end
+  local typed, rest, reindents = table.concat(typed_lines, '\n'), nil, false
+  if vim.startswith(item.text, typed) then
+    rest = item.text:sub(#typed + 1)
+  elseif row == item.row then
+    local bare, wanted = typed:gsub('^[ \t]+', ''), item.text:gsub('^[ \t]+', '')
+    if vim.startswith(wanted, bare) then
+      rest, reindents = wanted:sub(#bare + 1), true
+    end
+  end
+  local over = line:sub(col + 1, #line - item.tail)
+  if not rest or rest == over or not text.subsequence(over, rest) then
+    return nil, '', false
+  end
+  return rest, over, reindents
+end
+
+---@param rest string
+---@param over string text behind the cursor that `rest` contains
+---@param hint string
+local function paint(buf, rest, over, hint)
+  local cursor = api.nvim_win_get_cursor(0)
+  local row, col = cursor[1] - 1, cursor[2]
+  local lines = vim.split(rest, '\n', { plain = true })
+  local behind = api.nvim_get_current_line():sub(col + 1)
+  local function mark(at, options)
+    api.nvim_buf_set_extmark(buf, namespace, row, at, vim.tbl_extend('force', { hl_mode = 'combine' }, options))
+  end
+  local places = text.subsequence(over, lines[1])
+  if #lines == 1 and places then
+    -- What stands behind the cursor stays where it is; the new text appears around it.
+    local from, at = 1, col
+    for i, place in ipairs(vim.list_extend(places, { #lines[1] + 1 })) do
+      local piece = text.printable(lines[1]:sub(from, place - 1))
+      if piece ~= '' then
+        mark(at, { virt_text = { { piece, 'StopgapGhost' } }, virt_text_pos = 'inline' })
+      end
+      from, at = place + 1, col + i
+    end
+    if hint ~= '' then
+      mark(col + #behind, { virt_text = { { hint, 'StopgapHint' } }, virt_text_pos = 'inline' })
+    end
+    return
+  end
+  local chunks = {}
+  for i = 2, #lines do
+    chunks[i - 1] = { { text.printable(lines[i]), 'StopgapGhost' } }
+  end
+  local tail = behind:sub(#over + 1)
+  if behind ~= '' then -- it moves to the end of the last line: blank it here, show it there
+    local blank = (' '):rep(vim.fn.strdisplaywidth(behind))
+    mark(col, { virt_text = { { blank, 'Normal' } }, virt_text_pos = 'overlay', hl_mode = 'replace' })
+    table.insert(chunks[#chunks], { tail, 'Normal' })
+  end
+  if hint ~= '' then
+    table.insert(chunks[#chunks], { hint, 'StopgapHint' })
+  end
+  if lines[1] ~= '' then
+    mark(col, { virt_text = { { text.printable(lines[1]), 'StopgapGhost' } }, virt_text_pos = 'inline' })
+  end
+  mark(col, { virt_lines = chunks })
+end
+
+---Whether ghost text of ours is shown in the buffer.
+---@param buf? integer
+---@return stopgap.Ghost?
+function M.shown(buf)
+  return current and (not buf or current.buf == buf) and current or nil
+end
+
+---Whether there is ghost text here that still fits what has been typed.
+---@return boolean
+function M.fits()
+  return current ~= nil
+    and current.buf == api.nvim_get_current_buf()
+    and rest_of(current.items[current.index], current.buf) ~= nil
+end
+
+function M.hide()
+  local gone = current
+  if gone then
+    current = nil
+    if api.nvim_buf_is_valid(gone.buf) then
+      api.nvim_buf_clear_namespace(gone.buf, namespace, 0, -1)
+    end
+    M.on_gone(gone.buf)
+  end
+end
+
+---Show what is left of the ghost text after typing, or hide it if something else was typed.
+---@return boolean whether it is still shown
+function M.refresh()
+  if not current then
+    return false
+  end
+  local rest, over = nil, ''
+  if current.buf == api.nvim_get_current_buf() then
+    rest, over = rest_of(current.items[current.index], current.buf)
+  end
+  if not rest then
+    M.hide()
+    return false
+  end
+  api.nvim_buf_clear_namespace(current.buf, namespace, 0, -1)
+  local several = current.invoked and #current.items > 1
+  paint(current.buf, rest, over, several and (' (%d/%d)'):format(current.index, #current.items) or '')
+  return true
+end
+
+---@param buf integer
+---@param items stopgap.Item[]
+---@param invoked boolean
+---@param index? integer
+---@return boolean whether anything of them fits
+function M.show(buf, items, invoked, index)
+  M.hide()
+  items = vim.tbl_filter(function(item)
+    return rest_of(item, buf) ~= nil
+  end, items)
+  if #items == 0 then
+    return false
+  end
+  current = { buf = buf, items = items, index = math.min(index or 1, #items), invoked = invoked }
+  return M.refresh()
+end
+
+---@param count integer
+function M.cycle(count)
+  if current then
+    current.index = (current.index - 1 + count) % #current.items + 1
+    M.refresh()
+  end
+end
+
+---Close the undo block, so that what comes next is one step of its own.
+function M.break_undo()
+  vim.cmd('let &undolevels = &undolevels')
+end
+
+---Take the ghost text, all or the next part of it.
+---@param part "all"|"word"|"line"
+---@return boolean whether there was any
+function M.accept(part)
+  if not current or not M.refresh() then
+    return false
+  end
+  local buf, item = current.buf, current.items[current.index]
+  local rest, over, reindents = rest_of(item, buf)
+  ---@cast rest string
+  local length = part == 'word' and text.word_length(rest) or part == 'line' and text.line_length(rest) or #rest
+  local whole = length == #rest
+  local cursor = api.nvim_win_get_cursor(0)
+  local row, col = cursor[1] - 1, cursor[2]
+  local from_row, from, new = row, col, rest:sub(1, length)
+  if reindents then
+    from_row, from, new = item.row, item.start, item.text:sub(1, #item.text - #rest + length)
+  end
+  local lines = vim.split(new, '\n', { plain = true })
+  M.break_undo()
+  api.nvim_buf_set_text(buf, from_row, from, row, whole and col + #over or col, lines)
+  api.nvim_win_set_cursor(0, { from_row + #lines, (#lines == 1 and from or 0) + #lines[#lines] })
+  M.break_undo()
+  M.tell(whole and 'stopgap/didAccept' or 'stopgap/didAcceptPartially', item, vim.fn.strchars(rest:sub(1, length)))
+  if whole then
+    M.hide()
+  else
+    M.refresh()
+  end
+  return true
+end
+
+---Hide the ghost text because the user does not want it.
+---@return boolean whether there was any
+function M.dismiss()
+  if not current then
+    return false
+  end
+  M.tell('stopgap/didReject', current.items[current.index])
+  M.hide()
+  return true
+end
+
+---Tell the server what became of an item; it is counted on this machine, without its text.
+---@param event string
+---@param item stopgap.Item
+---@param characters? integer
+function M.tell(event, item, characters)
+  if item.fill then
+    client.notify(event, { fill = item.fill, language = item.language, characters = characters })
+  end
+end
+
+return M
