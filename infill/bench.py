@@ -1,0 +1,222 @@
+"""What one denoising step costs, ours and transformers' side by side in one run.
+
+Knows no request, no daemon. The reference is transformers' own `_denoising_step` (decoder forward, sampling,
+acceptance, renoising, stopping test); ours is `Model.denoise`, which leaves acceptance and stopping to the
+sampler: a few operations on vectors of one number per slot.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion, DiffusionGemmaTextConfig
+from transformers.models.diffusion_gemma.generation_diffusion_gemma import (
+    DiffusionGemmaGenerationConfig,
+    EntropyBoundSamplerConfig,
+)
+
+from stopgap.kernels import norm
+
+from .cpu import Clock
+from .model import Model
+from .reference import load_reference
+from .weights import load_model, read_config
+
+Step = Callable[[], object]
+
+
+def step(
+    folder: Path,
+    *,
+    clock: Clock,
+    prefix_tokens: int = 512,
+    free_slots: int = 32,
+    clamped_slots: int = 0,
+    repeats: int = 30,
+    threads: int = 1,
+) -> str:
+    """A table of milliseconds per denoising step with the model in `folder` on the CPU.
+
+    Median of `repeats`; the engines take turns, so that a busy machine is busy for all of them. The prefix and
+    the canvas are random tokens: a step costs the same whatever they say.
+    """
+    config = read_config(folder)
+    pick = torch.Generator().manual_seed(0)
+    width = free_slots + clamped_slots
+    prefix = torch.randint(config.vocab_size, (prefix_tokens,), generator=pick).tolist()
+    canvas = torch.randint(config.vocab_size, (1, width), generator=pick)
+    free = (torch.arange(width) < free_slots)[None]
+
+    steps: dict[str, Step] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        network = load_reference(folder, dtype=dtype, threads=threads).network
+        steps[f"transformers, {_name(dtype)}"] = reference_step(network, prefix, canvas)
+    fp32 = load_model(folder, int8=False, threads=threads)
+    int8 = load_model(folder, int8=True, threads=threads)
+    steps["stopgap, float32"] = our_step(fp32, prefix, canvas, free)
+    steps["stopgap, int8"] = our_step(int8, prefix, canvas, free)
+
+    times = _take_turns(steps, clock, repeats)
+    slowest = times["transformers, float32"]
+    lines = [
+        f"One denoising step: {free_slots} free and {clamped_slots} clamped slots, {prefix_tokens} prefix tokens, "
+        f"{fp32.parameters / 1e6:.1f} M parameters, {threads} thread(s), median of {repeats}",
+        f"{'engine':<24}{'ms':>8}{'times faster':>14}",
+        *(f"{name:<24}{1e3 * time:>8.2f}{slowest / time:>14.2f}" for name, time in times.items()),
+        *_agreement(fp32, int8, prefix, canvas, free),
+        *operations(),
+    ]
+    return "\n".join(lines)
+
+
+def operations() -> list[str]:
+    """How many operations a step hands to torch, on a model as deep as the 26B (30 layers, 128 experts, 8 of them
+    for each token) and otherwise tiny: what a GPU has to be told is the same. Counted in inference mode."""
+    sliding_and_full = [*["sliding_attention"] * 5, "full_attention"] * 5
+    shape = {
+        "vocab_size": 256,
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 30,
+        "layer_types": sliding_and_full,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "num_global_key_value_heads": 2,
+        "head_dim": 8,
+        "global_head_dim": 16,
+        "num_experts": 128,
+        "top_k_experts": 8,
+        "moe_intermediate_size": 8,
+        "sliding_window": 1024,
+    }
+    tower = transformers.Gemma4VisionConfig(
+        num_hidden_layers=1,
+        hidden_size=16,
+        intermediate_size=16,
+        num_attention_heads=1,
+        head_dim=16,
+        position_embedding_size=16,
+    )
+    config = DiffusionGemmaConfig(
+        text_config=DiffusionGemmaTextConfig(**shape),
+        vision_config=tower,
+        canvas_length=32,
+        image_token_id=256,
+        boi_token_id=257,
+        eoi_token_id=258,
+    )
+    network = DiffusionGemmaForBlockDiffusion(config).eval()
+    with TemporaryDirectory() as folder:
+        network.save_pretrained(folder)
+        model = load_model(Path(folder), int8=False, threads=torch.get_num_threads())
+    prefix, canvas = list(range(48)), torch.arange(32)[None]
+    theirs = count(reference_step(network, prefix, canvas))
+    mine = our_step(model, prefix, canvas, torch.ones_like(canvas, dtype=torch.bool))
+    on_cpu = count(mine)
+    norm.FUSED.add("cpu")  # the branch a GPU takes, where torch's rms_norm is one kernel
+    try:
+        on_gpu = count(mine)
+    finally:
+        norm.FUSED.discard("cpu")
+    return [
+        "Operations a step, 30 layers of 128 experts: "
+        f"transformers {theirs}, stopgap {on_gpu} on a GPU's path and {on_cpu} on a CPU's",
+    ]
+
+
+def our_step(model: Model, prefix: Sequence[int], canvas: Tensor, free: Tensor) -> Step:
+    """One step in the middle of a run: there is a conditioning from the step before."""
+    cache = model.new_cache(len(prefix), scratch=canvas.numel())
+    model.encode(cache, prefix)
+    noise = torch.Generator().manual_seed(0)
+    before = model.denoise(cache, canvas, free, temperature=0.7, gumbel=noise).conditioning
+    return lambda: model.denoise(cache, canvas, free, conditioning=before, temperature=0.7, gumbel=noise)
+
+
+def reference_step(network: DiffusionGemmaForBlockDiffusion, prefix: Sequence[int], canvas: Tensor) -> Step:
+    """transformers' own step, with its default sampler and stopping test. It has no clamped slots."""
+    ids = torch.tensor([list(prefix)])
+    with torch.inference_mode():
+        cache = network.model.encoder(input_ids=ids).past_key_values
+        before = network(past_key_values=cache, decoder_input_ids=canvas).logits.to(network.dtype)
+    settings = DiffusionGemmaGenerationConfig(
+        max_denoising_steps=48,
+        sampler_config=EntropyBoundSamplerConfig(entropy_bound=0.1),
+        t_min=0.4,
+        t_max=0.8,
+        stability_threshold=1,
+        confidence_threshold=0.005,
+    )
+    sampler, loop = network._prepare_sampler(settings), network
+    sampler.canvas_length = canvas.shape[1]
+    given: Mapping[str, Any] = {
+        "decoder_forward": network.forward,
+        "current_canvas": canvas,
+        "argmax_canvas": canvas,
+        "input_ids": ids,
+        "decoder_position_ids": torch.arange(len(prefix), len(prefix) + canvas.shape[1])[None],
+        "self_conditioning_logits": before,
+        "mask_mapping": {"full_attention": None, "sliding_attention": None},
+        "past_key_values": cache,
+        "cur_step": 24,
+        "sampler": sampler,
+        "logits_processor": network._prepare_logits_processor(settings),
+        "diffusion_stopping_criteria": network._prepare_diffusion_stopping_criteria(settings),
+    }
+
+    @torch.inference_mode()
+    def run() -> object:
+        return loop._denoising_step(**given, finished_denoising=torch.zeros(1, dtype=torch.bool))
+
+    return run
+
+
+class _Counter(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def count(run: Step) -> int:
+    """Operations that reach torch's dispatcher in one call, views included."""
+    run()
+    with _Counter() as counter:
+        run()
+    return counter.count
+
+
+def _take_turns(steps: Mapping[str, Step], clock: Clock, repeats: int) -> dict[str, float]:
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(repeats + 2):
+        for name, run in steps.items():
+            start = clock()
+            run()
+            if turn >= 2:
+                times[name].append(clock() - start)
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def _agreement(exact: Model, rounded: Model, prefix: Sequence[int], canvas: Tensor, free: Tensor) -> list[str]:
+    """How far int8 is from fp32 on the causal logits of the prefix, the only text-like states at hand."""
+    logs = [
+        model.head(model.encode(model.new_cache(len(prefix)), prefix)).log_softmax(-1) for model in (exact, rounded)
+    ]
+    same = (logs[0].argmax(-1) == logs[1].argmax(-1)).float().mean()
+    divergence = (logs[0].exp() * (logs[0] - logs[1])).sum(-1).mean()
+    return [f"int8 against fp32: same best token {100 * same:.1f} %, KL divergence {divergence:.2e} nats a token"]
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
