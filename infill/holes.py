@@ -164,7 +164,7 @@ def placeholders(source: Source) -> list[Hole]:
         if todo is not None:
             found.setdefault((todo.start, todo.end), todo)
     kept: list[Hole] = []
-    for _, hole in sorted(found.items()):
+    for _, hole in sorted(found.items(), key=lambda one: (one[0][0], -one[0][1])):
         if not kept or hole.start > kept[-1].end:
             kept.append(hole)
     return kept
@@ -364,6 +364,9 @@ def _body_hole(source: Source, function: Node, scope: Scope) -> Hole | None:
     start, end, body = found
     outer = indent_at(source.text, function.start_byte)
     inner = outer + unit(source, function.start_byte)
+    if body is not None and source.text[start:end].strip() and not _members(source, body):
+        line = newline(source.text) + inner  # comments say what to write: they stay
+        return _hole(source, end, end, "block", scope, lead=line, indent=inner)
     if source.text[start:end].strip() or (body is not None and _members(source, body)):
         return _hole(source, start, end, "block", scope, replaced=end - start)
     if body is not None and source.text[body.start_byte : body.start_byte + 1] == b"{":

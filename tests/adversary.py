@@ -124,7 +124,22 @@ def trials(text: bytes, language: Language, rng: random.Random, count: int) -> I
 
 
 OPENERS = (b'"', b"'", b'"""', b"(", b"{", b"[", b"/*", b"#", b"//", b"`", b"<!--", b"\\", b"--[[", b"<<EOF\n")
-WRECKS = (b")", b"}", b"]", b"end", b"else:", b",", b";", b"=", b"\x00", b"\xff", b"return", b"yield x", b"break", b"*x")
+WRECKS = (
+    b")",
+    b"}",
+    b"]",
+    b"end",
+    b"else:",
+    b",",
+    b";",
+    b"=",
+    b"\x00",
+    b"\xff",
+    b"return",
+    b"yield x",
+    b"break",
+    b"*x",
+)
 
 
 def spoilt(truth: bytes, rng: random.Random, others: list[bytes]) -> Iterator[tuple[str, bytes]]:
