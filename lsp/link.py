@@ -104,7 +104,8 @@ class Link:
         await self._client.feedback(event)
 
     async def close(self) -> None:
-        await self._client.close()
+        if self._made is not None:
+            await self._made.close()
 
     async def _ask(self, call: Callable[[], Awaitable[wire.Status]]) -> wire.Status | None:
         try:

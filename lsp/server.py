@@ -359,9 +359,9 @@ async def initialized(ls: Server, params: lsp.InitializedParams) -> None:
         ls.say(f"stopgap: {line}", lsp.MessageType.Warning)
 
 
-async def shutdown(ls: Server, params: None) -> None:
+def shutdown(ls: Server, params: None) -> None:
+    """Not a coroutine: `exit` may already stand behind it in the pipe, and would find no shutdown."""
     ls.session.forget_all()
-    await ls.link.close()
 
 
 async def did_change_configuration(ls: Server, params: lsp.DidChangeConfigurationParams) -> None:
@@ -445,7 +445,10 @@ async def serve(server: Server, stdin: BinaryIO, stdout: BinaryIO) -> None:
     server.protocol.set_writer(StdoutWriter(stdout))
     stop = threading.Event()
     reader = await _reader(server, stdin)
-    await run_async(stop, reader, server.protocol, logger, server.report_server_error)
+    try:
+        await run_async(stop, reader, server.protocol, logger, server.report_server_error)
+    finally:
+        await server.link.close()
 
 
 async def _reader(server: Server, stdin: BinaryIO) -> Any:
