@@ -85,7 +85,7 @@ def window(shard: Shard, index: int, length: int, markers: InfillMarkers, rng: R
     available = int((b - a) + before - begin)
     context: list[int] = []
     if available > 2 * room and rng.random() < 0.15:  # the file's head, where its imports stand
-        context = shard.tokens[begin : begin + int(rng.integers(16, room // 4))].tolist()
+        context = shard.tokens[begin : begin + int(rng.integers(16, max(17, room // 4)))].tolist()
         room -= len(context)
     share = 0 if rng.random() < 0.1 else int(rng.integers(8, max(9, room // 2)))
     share = max(share, min(room // 2, room - available))
