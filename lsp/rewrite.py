@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from lsprotocol import types as lsp
+from pygls.exceptions import JsonRpcException
 
 from stopgap.daemon import wire
 
@@ -35,6 +36,8 @@ LSP_KINDS: dict[Kind, str] = {
     "another": "refactor.rewrite.stopgap",
 }
 ANNOTATION = "stopgap"
+PROGRESS_S = 2.0
+"""A client that has not made a progress bar by then gets none."""
 MOVED_ON = "stopgap: the text changed meanwhile, so nothing was touched; ask again"
 
 
@@ -251,7 +254,10 @@ class Progress:
         if self._ls.client.progress:
             token = f"stopgap-{uuid.uuid4()}"
             progress = self._ls.work_done_progress
-            await progress.create_async(token)
+            try:
+                await asyncio.wait_for(progress.create_async(token), PROGRESS_S)
+            except (TimeoutError, JsonRpcException):
+                return self
             progress.begin(token, lsp.WorkDoneProgressBegin(f"stopgap: {self._title}", cancellable=True, percentage=0))
             progress.tokens[token].add_done_callback(lambda _: self._cancel())
             self._token = token

@@ -14,12 +14,12 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 from lsprotocol import types as lsp
 from pygls.io_ import StdinAsyncReader, StdoutWriter, run_async
@@ -197,6 +197,7 @@ class Server(LanguageServer):
         self.actions = Actions(self.link)
         self.notes: deque[tuple[str, str]] = deque(maxlen=100)
         """File name and reason of the last places where nothing was shown; kept in memory only."""
+        self._called = False
         self._shown = 0
         self._warned = False
         self._chores: set[asyncio.Task[Any]] = set()
@@ -223,7 +224,8 @@ class Server(LanguageServer):
             return
         # Both take longer than a keystroke may: the first parse, and starting the daemon.
         asyncio.get_running_loop().call_later(0.05, self._prepare, document.uri, language)
-        if self.link.health.state == "starting" and self.settings.enabled and self.settings.automatic:
+        if not self._called and self.settings.enabled and self.settings.automatic:
+            self._called = True
             self.chore(self.link.status())
 
     def _prepare(self, uri: str, language: languages.Language) -> None:
@@ -336,6 +338,24 @@ def language_of(language_id: str, uri: str) -> languages.Language | None:
         return languages.for_path(path.name) if path else None
 
 
+Answer = TypeVar("Answer")
+
+
+def quietly(
+    handler: Callable[[Server, Any], Awaitable[Answer]],
+) -> Callable[[Server, Any], Coroutine[Any, Any, Answer | None]]:
+    """A handler whose bugs go into the log: an error reply at every key is worse than no ghost text."""
+
+    async def guarded(ls: Server, params: Any) -> Answer | None:
+        try:
+            return await handler(ls, params)
+        except Exception:
+            logger.exception("%s failed", handler.__qualname__)
+            return None
+
+    return guarded
+
+
 # ---- the life of a connection --------------------------------------------------------------------------
 
 
@@ -351,7 +371,7 @@ def initialize(ls: Server, params: lsp.InitializeParams) -> None:
     ls.rules = Rules(ls.settings, ls.folders)
     if ls.settings.completion == "always" or (ls.settings.completion == "auto" and not ls.client.inline):
         options = lsp.CompletionOptions(trigger_characters=list(".([{ ,="))
-        ls.feature(lsp.TEXT_DOCUMENT_COMPLETION, options)(inline.completion)
+        ls.feature(lsp.TEXT_DOCUMENT_COMPLETION, options)(quietly(inline.completion))
 
 
 async def initialized(ls: Server, params: lsp.InitializedParams) -> None:
@@ -392,7 +412,7 @@ def make() -> Server:
     feature(lsp.WORKSPACE_DID_CHANGE_CONFIGURATION)(did_change_configuration)
     feature(lsp.WORKSPACE_DID_CHANGE_WORKSPACE_FOLDERS)(did_change_folders)
     # Without options pygls does not advertise the capability, and no editor ever asks.
-    feature(lsp.TEXT_DOCUMENT_INLINE_COMPLETION, lsp.InlineCompletionOptions())(inline.inline_completion)
+    feature(lsp.TEXT_DOCUMENT_INLINE_COMPLETION, lsp.InlineCompletionOptions())(quietly(inline.inline_completion))
     kinds = sorted(set(rewrite.LSP_KINDS.values()))
     feature(lsp.TEXT_DOCUMENT_CODE_ACTION, lsp.CodeActionOptions(code_action_kinds=kinds, resolve_provider=True))(
         rewrite.code_action

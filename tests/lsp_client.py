@@ -36,6 +36,7 @@ class LspClient:
         self.order: list[int] = []
         """Ids of the replies in the order they came."""
         self._ids = 0
+        self._held: list[bytes] | None = None
         self._news: queue.Queue[None] = queue.Queue()
         self._lock = threading.Lock()
         self.stderr = b""
@@ -124,11 +125,28 @@ class LspClient:
         self.send("exit")
         return self.process.wait(PATIENCE_S)
 
+    @contextmanager
+    def burst(self) -> Iterator[None]:
+        """All that is sent within arrives at once."""
+        self._held = []
+        try:
+            yield
+        finally:
+            held, self._held = b"".join(self._held), None
+            self._put(held)
+
     def _write(self, message: dict[str, Any]) -> None:
         body = json.dumps(message).encode()
+        framed = b"Content-Length: %d\r\n\r\n" % len(body) + body
+        if self._held is not None:
+            self._held.append(framed)
+        else:
+            self._put(framed)
+
+    def _put(self, data: bytes) -> None:
         with self._lock:
             assert self.process.stdin is not None
-            self.process.stdin.write(b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            self.process.stdin.write(data)
             self.process.stdin.flush()
 
     def _messages(self) -> Iterator[dict[str, Any]]:

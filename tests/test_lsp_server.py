@@ -185,6 +185,17 @@ def test_an_answer_for_a_text_that_has_changed_is_null(editor: Editor) -> None:
     assert editor.client.reply(request)["result"] is None
 
 
+def test_a_request_is_about_the_text_at_its_arrival(editor: Editor) -> None:
+    place = editor.open("y = |\n")
+    with editor.client.burst():
+        old = editor.inline(place)
+        new = editor.inline(editor.type(place, "(a, "))
+    (item,) = editor.client.reply(new)["result"]
+    assert item["insertText"].startswith("y = (a, v")
+    assert editor.client.reply(old)["result"] is None
+    assert [fill.source for fill in editor.daemon.fills] == [b"y = (a, \n"]
+
+
 def test_typing_along_is_answered_without_the_daemon(editor: Editor) -> None:
     place = editor.open("y = |\n")
     editor.answers("foo(a, b)")
