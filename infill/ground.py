@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -35,8 +36,8 @@ class _Mark:
     offset: int
     """From the hole's end."""
     kind: str
-    owners: frozenset[int]
-    """Where the enclosing statements, bodies and brackets begin that begin before the hole."""
+    owners: frozenset[tuple[int, int]]
+    """Where the enclosing statements, bodies and brackets begin that begin before the hole; counted per place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,12 +302,12 @@ class Ground:
                 break
         return tuple(_Mark(one, *self._owners(text, tree, end + one)) for one in dict.fromkeys(places))
 
-    def _owners(self, text: bytes, tree: Tree, offset: int) -> tuple[str, frozenset[int]]:
+    def _owners(self, text: bytes, tree: Tree, offset: int) -> tuple[str, frozenset[tuple[int, int]]]:
         """What the character at `offset` is part of, and where what encloses it begins, if before the hole."""
         language = self.source.language
         kind = "code"
         decided = False
-        owners = set()
+        owners: Counter[int] = Counter()
         node = tree.root_node.descendant_for_byte_range(offset, min(offset + 1, len(text)))
         while node is not None and node.parent is not None:
             if not decided and node.type in language.comments:
@@ -316,9 +317,9 @@ class Ground:
             elif "interpolation" in node.type or "substitution" in node.type:
                 decided = True
             if node.start_byte < self.hole.start and not node.is_error and self._holds(node):
-                owners.add(node.start_byte)
+                owners[node.start_byte] += 1
             node = node.parent
-        return kind, frozenset(owners)
+        return kind, frozenset((at, n) for at, count in owners.items() for n in range(count))
 
     def _holds(self, node: Node) -> bool:
         language = self.source.language

@@ -108,9 +108,10 @@ class Gate:
         extra = len(fill) - len(body)
         rest = self._rest.split(b"\n")
         first = rest[0].strip()
-        if first and _weight(first) >= 6 and body.rstrip().endswith(first):
-            kept = body.rstrip()[: -len(first)]
-            return len(body) - len(kept) + extra
+        for same in (first, first.rstrip(b")]};,: \t")):
+            if _weight(same) >= 6 and body.rstrip().endswith(same):
+                kept = body.rstrip()[: -len(same)]
+                return len(body) - len(kept.rstrip() if rest[0][:1].isspace() else kept) + extra
         following = [line.strip() for line in rest[1:] if line.strip()]
         lines = body.split(b"\n")
         for count in range(min(len(lines), len(following), 12), 0, -1):
@@ -124,10 +125,13 @@ class Gate:
         return self._trimmed(kept + self.hole.tail) if kept.strip() and kept != fill else fill
 
     def _without_closers(self, fill: bytes) -> bytes:
-        """Without closing brackets (and what ends a statement) that stand behind the hole already."""
+        """Without closing brackets or words (and what ends a statement) that stand behind the hole already."""
+        above, _, last = fill.rstrip().rpartition(b"\n")
+        if above.strip() and last.strip().decode("utf-8", "replace") in self.source.language.closers:
+            return self._trimmed(above) if self._rest.split()[:1] == [last.strip()] else fill
         rest = b"".join(self._rest.split())[:16]
         end = len(fill.rstrip())
-        closers = re.search(rb"[)\]}>;,'\"`\s]*$", fill[:end])
+        closers = re.search(rb"[)\]}>{:;,'\"`\s]*$", fill[:end])
         assert closers is not None
         tail = b"".join(closers.group().split())
         same = next((n for n in range(min(len(tail), len(rest)), 0, -1) if rest.startswith(tail[-n:])), 0)

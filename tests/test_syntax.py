@@ -1,0 +1,127 @@
+"""The gate: cases as text in data/syntax, and an opponent who tries to get errors past it.
+
+A case is `=== language: what it shows`, the text with ‸ for the cursor (or ‹ › around what is replaced), and
+after `---` one fill per line as a Python literal, with `→` what tidying makes of it and `✗` why it is refused.
+"""
+
+import ast
+import json
+import random
+from pathlib import Path
+
+import pytest
+from adversary import compiles, count_flaws, run, wound
+from test_holes import DATA, SAMPLES, cases, locate, marked
+
+from stopgap.infill import languages
+from stopgap.infill.source import parse, unparsed
+from stopgap.infill.syntax import Gate
+
+
+def judged(gate: Gate, fill: str) -> str:
+    """The line a case expects for a fill."""
+    text = gate.hole.wrap(fill.encode())
+    tidy = gate.tidy(text)
+    verdict = gate.check(tidy)
+    line = repr(fill)
+    if tidy != text:
+        line += f" → {tidy.decode()!r}"
+    if not verdict.ok:
+        line += f" ✗ {verdict.reason}"
+        if verdict.span is not None:
+            line += f" @ {tidy[slice(*verdict.span)].decode()!r}"
+    return line
+
+
+@pytest.mark.parametrize(("title", "text", "expected"), [pytest.param(*case, id=case[0]) for case in cases("syntax")])
+def test_the_gate_judges_as_the_case_says(title: str, text: str, expected: str) -> None:
+    language = title.partition(":")[0]
+    source, start, end = marked(text)
+    hole = locate(language, "cursor" if start == end else "selection", source, start, end)
+    gate = Gate(parse(source, languages.by_name(language)), hole)
+    lines = expected.split("\n")
+    fills = [ast.literal_eval(line.split(" → ")[0].split(" ✗ ")[0]) for line in lines]
+    assert [judged(gate, fill) for fill in fills] == lines
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["intact", "broken elsewhere"])
+def test_no_spoilt_fill_gets_past_the_gate_and_few_true_ones_are_refused(broken: bool) -> None:
+    tallies = run([DATA / "samples"], 6, 7, only=set(), broken=broken)
+    assert len(tallies) >= (15 if broken else 20)
+    assert sum(one.bad for one in tallies.values()) > 500
+    assert {name: one.accepted_bad for name, one in tallies.items() if one.accepted_bad} == {}
+    refused = sum(one.refused for one in tallies.values()) / sum(one.truths for one in tallies.values())
+    assert refused <= (0.4 if broken else 0.05)
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
+def test_what_is_accepted_parses_afresh(path: Path) -> None:
+    language = languages.for_path(path.name)
+    assert language is not None
+    text, rng = path.read_bytes(), random.Random(path.name)
+    source = parse(text, language)
+    for _ in range(8):
+        at = rng.randrange(len(text) + 1)
+        gate = Gate(source, locate(language.name, "cursor", text, at, at))
+        for fill in (b"x", b"x;", b"(x)", b"{ x }", b"x\n", b"# x", b"// x", b'"x"', b"x = 1", b"x: 1,"):
+            made = gate.tidy(fill)
+            if gate.check(made).ok:
+                after = text[: gate.hole.start] + made + text[gate.hole.end :]
+                assert count_flaws(after, language) == 0
+                assert language.name != "python" or compiles(after)
+
+
+def test_without_a_tree_only_who_allows_it_gets_an_unchecked_fill() -> None:
+    text = b"to be or "
+    hole = locate("python", "cursor", text, len(text), len(text))
+    source = unparsed(text, languages.plain("klingon"), "no grammar for klingon")
+    assert Gate(source, hole).check(b"not").reason == "no grammar for klingon"
+    allowed = Gate(source, hole, allow_unchecked=True)
+    assert allowed.check(b"not").ok and not allowed.checked
+    assert not allowed.check(b"  \n").ok
+
+
+def test_a_check_over_its_budget_says_no() -> None:
+    text = b"x = [1, 2, 3]\n" * 4000
+    source = parse(text + b"y = ", languages.by_name("python"))
+    hole = locate("python", "cursor", source.text, len(source.text), len(source.text))
+    ticks = iter(range(10**6))
+    verdict = Gate(source, hole, clock=lambda: next(ticks), budget_ms=2000).check(b"1")
+    assert (verdict.ok, verdict.reason) == (False, "the syntax check took longer than 2000 ms")
+
+
+def test_a_hole_in_a_huge_file_is_judged() -> None:
+    item = b"def f(a):\n    return a\n\n\n"
+    text = item * (2_000_000 // len(item)) + b"def last(b):\n    \n"
+    source = parse(text, languages.by_name("python"), around=len(text))
+    hole = locate("python", "cursor", text, len(text) - 1, len(text) - 1)
+    gate = Gate(source, hole)
+    assert gate.check(b"return b").ok
+    assert not gate.check(b"return (b").ok
+    assert not gate.check(b"return b\n      return 2").ok
+
+
+def test_an_unfinished_last_line_passes_where_the_caller_says_so() -> None:
+    text = b"def f(x):\n    \n"
+    gate = Gate(parse(text, languages.by_name("python")), locate("python", "cursor", text, 14, 14))
+    assert not gate.check(b"y = 1\n    return (x +").ok
+    assert gate.check(b"y = 1\n    return x +", complete=False).reason != "a syntax error"
+
+
+def test_a_broken_file_stays_as_broken_as_it_was() -> None:
+    """Fills offered in a wounded file never raise the number of errors, by a fresh count."""
+    rng = random.Random(3)
+    for path in SAMPLES:
+        language = languages.for_path(path.name)
+        assert language is not None
+        text = wound(path.read_bytes(), rng)
+        source = parse(text, language)
+        before = count_flaws(text, language)
+        for _ in range(4):
+            at = rng.randrange(len(text) + 1)
+            gate = Gate(source, locate(language.name, "cursor", text, at, at))
+            for fill in (b"x", b"x)", b"}", b'"', b"(x", b"return x", json.dumps("x").encode()):
+                made = gate.tidy(fill)
+                if gate.check(made).ok:
+                    after = text[: gate.hole.start] + made + text[gate.hole.end :]
+                    assert count_flaws(after, language) <= before
