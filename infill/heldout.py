@@ -6,13 +6,15 @@ cross-entropy (nats per token), and greedy left-to-right drafts of single lines 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from .baselines import Choice, Copier
+from .contract import FillRequest, Outcome
 from .learner import Learner
 from .metrics import similarity
 from .objective import Ints, Noise, rows, window
@@ -48,8 +50,12 @@ def losses(learner: Learner, shard: Shard, markers: InfillMarkers, count: int, l
     return out
 
 
-def lines(shard: Shard, markers: InfillMarkers, count: int, prompt: int) -> tuple[Ints, list[list[int]]]:
-    """Prompts [count, prompt] that fill their length exactly, and the ids of the single line each asks for."""
+def lines(shard: Shard, markers: InfillMarkers, count: int, prompt: int) -> tuple[Ints, Ints, list[list[int]]]:
+    """Holes of single lines whose prompt fills its length exactly.
+
+    Returns the holes' numbers [count], the prompts [count, prompt] and the ids each asks for.
+    """
+    chosen: list[int] = []
     prompts: list[list[int]] = []
     truths: list[list[int]] = []
     order = np.random.default_rng(11).permutation(len(shard))
@@ -61,9 +67,39 @@ def lines(shard: Shard, markers: InfillMarkers, count: int, prompt: int) -> tupl
             continue
         made = window(shard, int(index), prompt + size + 1, markers, np.random.default_rng(int(index)))
         if made.hole_at == prompt:
+            chosen.append(int(index))
             prompts.append(made.ids[:prompt])
             truths.append(made.ids[prompt:-1])
-    return np.array(prompts, dtype=np.int64), truths
+    return np.array(chosen, dtype=np.int64), np.array(prompts, dtype=np.int64), truths
+
+
+def copy_scores(
+    choice: Choice, shard: Shard, tokenizer: Tokenizer, markers: InfillMarkers, count: int, prompt: int
+) -> dict[str, float]:
+    """The same holes as `line_scores`, answered by copying a line from anywhere before the hole in the file."""
+    copier = Copier(choice, lambda: 0.0)
+    pairs = []
+    for index in lines(shard, markers, count, prompt)[0]:
+        a, b, c, d = shard.cuts[index]
+        file = shard.hole_file[index]
+        before = shard.tokens[shard.file_start[file] : shard.hole_before[index]]
+        after = shard.tokens[shard.hole_after[index] : shard.file_start[file + 1]]
+        prefix = text(tokenizer, [*before, *shard.pieces[a:b]]).encode()
+        suffix = text(tokenizer, [*shard.pieces[c:d], *after]).encode()
+        request = FillRequest(prefix + suffix, "python", len(prefix), len(prefix))
+        outcome = [event for event in copier.fill(request, lambda: False) if isinstance(event, Outcome)][-1]
+        pairs.append((text(tokenizer, shard.pieces[b:c]), outcome.fills[0].text if outcome.fills else ""))
+    return _scores(pairs)
+
+
+def _scores(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
+    one_line = [(wanted.strip(), got.lstrip().partition("\n")[0].rstrip()) for wanted, got in pairs]
+    return {
+        "exact": 100 * float(np.mean([wanted.strip() == got.strip() for wanted, got in pairs])),
+        "exact first line": 100 * float(np.mean([wanted == got for wanted, got in one_line])),
+        "similarity": 100 * float(np.mean([similarity(wanted, got) for wanted, got in pairs])),
+        "similarity first line": 100 * float(np.mean([similarity(wanted, got) for wanted, got in one_line])),
+    }
 
 
 @torch.no_grad()
@@ -87,20 +123,12 @@ def line_scores(
     learner: Learner, shard: Shard, tokenizer: Tokenizer, markers: InfillMarkers, count: int, prompt: int
 ) -> tuple[dict[str, float], list[tuple[str, str]]]:
     """Exact match and edit similarity (percent) of greedy drafts, and the (wanted, drafted) pairs."""
-    prompts, truths = lines(shard, markers, count, prompt)
+    _, prompts, truths = lines(shard, markers, count, prompt)
     drafts = draft(learner, torch.from_numpy(prompts).to(learner.embed.device), 32, markers)
     pairs = [(text(tokenizer, t), text(tokenizer, d)) for t, d in zip(truths, drafts, strict=True)]
-    exact = [wanted.strip() == got.strip() for wanted, got in pairs]
-    one = [wanted.strip() == got.lstrip().partition("\n")[0].rstrip() for wanted, got in pairs]
     first = [t[:1] == d[:1] for t, d in zip(truths, drafts, strict=True)]
-    scores = {
-        "exact": 100 * float(np.mean(exact)),
-        "exact first line": 100 * float(np.mean(one)),
-        "similarity": 100 * float(np.mean([similarity(w, g) for w, g in pairs])),
-        "first token": 100 * float(np.mean(first)),
-    }
-    return scores, pairs
+    return _scores(pairs) | {"first token": 100 * float(np.mean(first))}, pairs
 
 
-def text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+def text(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
     return str(tokenizer.decode(list(ids), skip_special_tokens=True))
