@@ -76,16 +76,15 @@ def _rooms(text: bytes, hole: Hole, budget: int, bytes_per_token: float) -> tupl
 def _prefix(text: bytes, end: int, room: int, bytes_per_token: float, size: Count) -> bytes:
     """The text before `end` from a grid line on: the start moves once per quarter of the room, not per key."""
     bytes_room = int(room * bytes_per_token)
-    step = max(256, bytes_room // 4)
-    start = 0
-    if end > bytes_room:
-        start = _next_line(text, -(-(end - bytes_room) // step) * step, end)
+    step = max(64, bytes_room // 4)
+    low = max(0, end - bytes_room)
+    start = 0 if low == 0 else _next_line(text, -(-low // step) * step, end)
     while start < end and size(text[start:end]) > room:
-        later = _next_line(text, start + step, end)
-        if later >= end:  # one line longer than the room: its end is all there is
-            return _tail(text[start:end], room, size)
-        start = later
-    return text[start:end]
+        start = _next_line(text, start + step, end)
+    if start < end or not end:
+        return text[start:end]
+    near = max(low, text.rfind(b"\n", 0, end) + 1)  # lines too long for the grid: what is nearest
+    return _tail(text[near:end], room, size)
 
 
 def _suffix(text: bytes, start: int, room: int, bytes_per_token: float, size: Count) -> bytes:
@@ -130,7 +129,8 @@ def _far(source: Source, hole: Hole, before: int, room: int, size: Count) -> byt
     """
     if source.tree is None or room <= 0 or before <= 0:
         return b""
-    enclosing = _enclosing(source, hole.start, before)
+    at = len(source.text[: hole.start].rstrip()) if hole.indent else hole.start
+    enclosing = _enclosing(source, at, before)  # behind `def f():` the tree knows of no body yet
     wanted = [*enclosing, *_imports(source, before), *_signatures(source, before)]
     chosen: dict[tuple[int, int], bytes] = {}
     used = 0
@@ -148,11 +148,12 @@ def _head(source: Source, node: Node) -> tuple[int, int]:
     """The lines of a function or class before its body."""
     body = node.child_by_field_name("body")
     body = body or next((one for one in node.children if one.type in source.language.bodies), None)
-    start = line_start(source.text, node.start_byte)
-    end = body.start_byte if body is not None else node.end_byte
-    if body is not None and source.text[end : end + 1] != b"{":
-        end = start + len(source.text[start:end].rstrip())
-    return start, max(line_end(source.text, start) if end - start > 400 else end, start)
+    start, end = line_start(source.text, node.start_byte), node.end_byte
+    if body is not None:
+        comments = source.language.comments
+        heads = [one.end_byte for one in node.children if one.end_byte <= body.start_byte and one.type not in comments]
+        end = heads[-1] if heads else body.start_byte
+    return start, line_end(source.text, start) if end - start > 400 else end
 
 
 def _enclosing(source: Source, offset: int, before: int) -> list[tuple[int, int]]:
