@@ -155,6 +155,8 @@ def start() -> None:
 
     async def work(client: Client) -> None:
         print(f"the stopgap daemon is process {client.welcome.pid}")
+        if client.welcome.note:
+            print(client.welcome.note)
 
     _with_client(work, spawn=True)
 
@@ -197,6 +199,14 @@ def load() -> None:
 def unload() -> None:
     """Free the model's memory; the next fill loads it again."""
     _with_client(lambda client: _print_status(client.unload()))
+
+
+@daemon_app.command()
+def unit(kind: Annotated[Literal["systemd", "launchd"], typer.Argument(help="Which service manager.")]) -> None:
+    """Print a unit that starts the daemon at login; optional, as any client starts it when needed."""
+    from .control import service_unit
+
+    print(service_unit(kind), end="")
 
 
 @app.command()
@@ -319,18 +329,8 @@ app.command("eval")(workshop.evaluate)
 
 def main() -> int:
     """Runs the command line; errors that the user can act on become one line, never a traceback."""
-    from stopgap.infill.contract import FillError
-
-    from .client import DaemonError
-    from .config import ConfigError
-    from .oneshot import InputError
-    from .paths import PathsError
-
     try:
         status = app(standalone_mode=False)
-    except (InputError, FillError, ConfigError, PathsError, DaemonError) as error:
-        _complain(str(error))
-        return USAGE
     except TyperException as error:
         message = error.format_message()
         print(message, file=sys.stderr) if message.startswith("Usage:") else _complain(message)
@@ -341,7 +341,24 @@ def main() -> int:
         # The reader (`| head`) has seen enough; without this Python complains again while shutting down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except Exception as error:
+        if not isinstance(error, _for_users()):
+            raise
+        _complain(str(error))
+        return USAGE
     return status if isinstance(status, int) else 0
+
+
+def _for_users() -> tuple[type[Exception], ...]:
+    """The errors whose text is one line with the remedy; imported only once something has gone wrong."""
+    from stopgap.infill.contract import FillError
+
+    from .client import DaemonError
+    from .config import ConfigError
+    from .oneshot import InputError
+    from .paths import PathsError
+
+    return FillError, DaemonError, ConfigError, InputError, PathsError
 
 
 if __name__ == "__main__":

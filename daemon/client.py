@@ -220,7 +220,8 @@ class _Connection:
         self._reader, self._writer = reader, writer
         self._frames = wire.Frames()
         self._waiting: dict[int, asyncio.Queue[wire.FromDaemon]] = {}
-        self._lost = "the stopgap daemon went away; ask again to start a new one"
+        self._lost: wire.Code = "disconnected"
+        self._why = "the stopgap daemon went away; ask again to start a new one"
         self._task: asyncio.Task[None] | None = None
         self.closed = False
         self.welcome: wire.Welcome
@@ -249,7 +250,7 @@ class _Connection:
         frames: asyncio.Queue[wire.FromDaemon] = asyncio.Queue()
         self._waiting[request_id] = frames
         if self.closed:
-            frames.put_nowait(wire.Error(request_id, "disconnected", self._lost))
+            frames.put_nowait(wire.Error(request_id, self._lost, self._why))
         return frames
 
     def forget(self, request_id: int) -> None:
@@ -286,16 +287,17 @@ class _Connection:
         except OSError:
             pass
         except wire.WireError as error:
-            self._lost = f"the daemon sent something unreadable ({error}); `stopgap daemon stop` and ask again"
+            self._why = f"the daemon sent something unreadable ({error}); `stopgap daemon stop` and ask again"
         finally:
             self.closed = True
             self._writer.close()
             for request_id, frames in self._waiting.items():
-                frames.put_nowait(wire.Error(request_id, "disconnected", self._lost))
+                frames.put_nowait(wire.Error(request_id, self._lost, self._why))
 
     def _deliver(self, message: wire.Message) -> None:
         if isinstance(message, wire.Error) and message.id == 0:
-            self._lost = message.message
+            # "restarting": it has answered all it had read, so what is still open was lost on the way to it.
+            self._lost, self._why = message.code, message.message
         elif isinstance(message, wire.FromDaemon) and (frames := self._waiting.get(_id(message))):
             frames.put_nowait(message)
 
@@ -319,7 +321,7 @@ async def _open(config: Config, name: str, spawn: bool, patience: float) -> _Con
             except transport.ABSENT:
                 pass
             except DaemonError as error:
-                if error.code != "restarting":
+                if error.code != "restarting" or not spawn:
                     raise
             except TimeoutError:
                 raise DaemonError(_mute(files)) from None

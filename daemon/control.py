@@ -1,13 +1,15 @@
-"""Ending a daemon from outside, also one that does not answer."""
+"""The daemon seen from outside: ending one, also if it does not answer, and the unit that starts one at login."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from . import transport
 from .client import Client, DaemonError
@@ -41,6 +43,14 @@ async def _ask() -> None:
     client = await Client.connect("cli", spawn=False, patience=5)
     await client.shutdown()
     await client.close()
+
+
+def service_unit(kind: Literal["systemd", "launchd"]) -> str:
+    """The text of a unit file that runs this installation's daemon."""
+    name = {"systemd": "stopgap.service", "launchd": "stopgap.plist"}[kind]
+    command = Path(sys.executable).with_name("stopgap")
+    text = (Path(__file__).parent / "data" / name).read_text(encoding="utf-8")
+    return text.replace("@STOPGAP@", str(command))
 
 
 def _gone(lock: Path, patience: float) -> bool:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import wire
-from .client import Client
 
 _POSITION = re.compile(r"(\d+):(\d+)")
 _BOM = "\ufeff"
@@ -102,6 +101,8 @@ async def ask(
     request: wire.Fill, watch: Callable[[wire.Draft | wire.Progress], None] | None = None
 ) -> wire.Done | wire.Error:
     """Sends one request, starting the daemon if none runs; drafts go to `watch`."""
+    from .client import Client
+
     client = Client("cli")
     try:
         async with aclosing(client.fill(request)) as frames:

@@ -15,11 +15,14 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from . import transport
+from . import memory, transport
 from .config import Config, ConfigError, load
 from .paths import PathsError, Place, place
 from .server import Server
+
+log = logging.getLogger("stopgap.resident")
 
 _LOCK_S = 10.0
 """How long to wait for a predecessor that is on its way out."""
@@ -46,7 +49,12 @@ def serve() -> int:
     _start_log(files.log, config.debug_log)
     # The default of 5 ms is what a frame would wait for while the worker runs Python between two kernels.
     sys.setswitchinterval(0.0005)
-    clean = asyncio.run(_serve(config, files))
+    try:
+        clean = asyncio.run(_serve(config, files))
+    except Exception as error:
+        log.critical("the daemon failed: %s", memory.describe(error))
+        print(f"{type(error).__name__}; see {files.log}", file=sys.stderr)
+        os._exit(1)
     logging.shutdown()
     if not clean:
         os._exit(0)  # the worker is inside a long step; interpreter exit would pull torch from under it
@@ -54,9 +62,16 @@ def serve() -> int:
 
 
 async def _serve(config: Config, files: Place) -> bool:
+    # asyncio's own handler prints exceptions with their text, which may quote the user's code, to a file.
+    asyncio.get_running_loop().set_exception_handler(_failed_in_callback)
     server = Server(config, files)
     await server.run()
     return server.stop_worker(2.0)
+
+
+def _failed_in_callback(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    error = context.get("exception")
+    log.error("event loop: %s", memory.describe(error) if error is not None else context.get("message"))
 
 
 def _become_the_one(lock: transport.Lock, files: Place) -> bool:

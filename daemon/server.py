@@ -92,12 +92,12 @@ class Server:
             with suppress(NotImplementedError):
                 self._loop.add_signal_handler(number, self.leave)
         if sys.platform != "win32":
-            self._loop.add_signal_handler(signal.SIGHUP, self._tick)
+            self._loop.add_signal_handler(signal.SIGHUP, self.look_around)
         log.info("serving %s as process %d", self._config.model, os.getpid())
         while not self._leaving.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._leaving.wait(), _TICK_S)
-            self._tick()
+            self.look_around()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._drained(), _DRAIN_S)
         # Before the connections close: a client that sees the end must not find the socket of the dead.
@@ -106,6 +106,7 @@ class Server:
         for job in self._worker.drop_all("restarting"):
             self._settle(job, wire.Error(job.key[1], "restarting", _WHY["restarting"], job.work.trace.id))
         for connection in list(self._connections.values()):
+            self._send(connection, wire.Error(0, "restarting", _WHY["restarting"]))
             self._hang_up(connection)
         self._acceptance.save()
         await asyncio.sleep(0)
@@ -125,7 +126,8 @@ class Server:
     async def _drained(self) -> None:
         await self._gone.wait()
 
-    def _tick(self) -> None:
+    def look_around(self) -> None:
+        """Every half minute, and on SIGHUP: is the socket still there, does anybody need us, are we on mains?"""
         try:
             mine = self._files.socket.stat().st_ino == self._inode
         except FileNotFoundError:

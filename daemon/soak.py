@@ -31,6 +31,9 @@ SOURCE = b"def f(a, b):\n    \n" + b"# a line of an ordinary file\n" * 800
 """24 kB, the size of a 800-line file."""
 
 
+SMALL = b"def area(width, height):\n    return \n"
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """One promise and what was measured."""
@@ -46,17 +49,19 @@ def request(steps: int = 1, number: int = 0, document: str = "", drafts: bool = 
 
 
 async def cold(scale: float) -> Result:
-    """From no daemon to the first fill, by the settings in force, model included."""
-    times = []
+    """From no daemon to the first fill in a small file; the model is that of the settings with --real-model."""
+    times, cpu = [], 0.0
     for _ in range(max(1, round(3 * scale))):
         begin = time.monotonic()
         client = await Client.connect("bench")
-        answer = [frame async for frame in client.fill(request())][-1]
+        answer = await _last(client, wire.Fill(SMALL, "python", len(SMALL) - 1, len(SMALL) - 1))
         times.append(time.monotonic() - begin)
+        cpu = max(cpu, _cpu_seconds(client.welcome.pid))
         await _end(client)
         if isinstance(answer, wire.Error):
             return Result("cold start", "first fill < 4 s", answer.message, False)
-    return Result("cold start", "first fill < 4 s", f"worst of {len(times)}: {max(times):.2f} s", max(times) < 4)
+    measured = f"worst of {len(times)}: {max(times):.2f} s, at most {cpu:.2f} s of CPU time"
+    return Result("cold start", "first fill < 4 s", measured, max(times) < 4)
 
 
 async def overhead(scale: float) -> Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import plistlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -205,3 +206,10 @@ def test_a_fill_imports_nothing_heavy(stub_daemon: Place, file: Path) -> None:
 def test_watch_ends_with_the_same_diff(stub_daemon: Place, stopgap: Run, file: Path) -> None:
     ran = stopgap("fill", file, "--marker", "# here", "--watch", "--instruction", "steps=4 step_ms=40 text=return")
     assert ran.status == 0 and "+    return" in ran.out
+
+
+def test_units_name_this_installation(stopgap: Run) -> None:
+    for kind in ("systemd", "launchd"):
+        out = stopgap("daemon", "unit", kind).out
+        assert str(Path(sys.executable).with_name("stopgap")) in out and "@" not in out
+    plistlib.loads(out.encode())

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import signal
 import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from stopgap.daemon import config, transport, wire
-from stopgap.daemon.client import Client
+from stopgap.daemon.client import Client, DaemonError
 from stopgap.daemon.paths import Place
+from stopgap.daemon.server import Server
 
 from .test_client import answer, request, run, until
 
@@ -387,7 +391,7 @@ def test_sigterm_lets_running_requests_finish(stub_daemon: Place) -> None:
         client = await Client.connect("test")
         running = asyncio.create_task(answer(client, request("steps=20 step_ms=10")))
         await until(client, lambda status: status.running == 1)
-        os.kill(client.welcome.pid, 15)
+        os.kill(client.welcome.pid, signal.SIGTERM)
         assert isinstance(await running, wire.Done)
         await client.close()
 
@@ -432,3 +436,68 @@ def test_a_daemon_whose_socket_was_removed_makes_room(stub_daemon: Place, tmp_pa
         await fresh.close()
 
     run(work())
+
+
+def test_a_daemon_that_nobody_uses_exits(stub_daemon: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STOPGAP_EXIT_MINUTES", "0.0001")
+
+    async def work() -> None:
+        client = await Client.connect("test")
+        pid = client.welcome.pid
+        os.kill(pid, signal.SIGHUP)  # makes it look around now instead of in half a minute
+        assert isinstance(await answer(client, request()), wire.Done), "a connected client is a user"
+        await client.close()
+        while transport.holder(stub_daemon.lock):
+            await asyncio.sleep(0.02)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGHUP)
+        assert not stub_daemon.socket.exists()
+
+    run(work())
+
+
+def test_on_battery_fills_are_refused_until_mains_is_back(stub_daemon: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    battery = [True]
+    monkeypatch.setattr("stopgap.daemon.power.on_battery", lambda: battery[0])
+    monkeypatch.setenv("STOPGAP_PAUSE_ON_BATTERY", "true")
+
+    async def work() -> None:
+        async with in_this_process(stub_daemon) as server:
+            client = await Client.connect("test", spawn=False)
+            server.look_around()
+            refused = await answer(client, request())
+            assert isinstance(refused, wire.Error) and refused.message == "paused while running on battery"
+            battery[0] = False
+            server.look_around()
+            assert isinstance(await answer(client, request()), wire.Done)
+            await client.close()
+
+    run(work())
+
+
+def test_an_update_on_disk_restarts_it_at_the_next_hello(stub_daemon: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        async with in_this_process(stub_daemon):
+            monkeypatch.setattr("stopgap.daemon.server.installed_version", lambda: "99.0")
+            with pytest.raises(DaemonError, match="stopgap was updated"):
+                await Client.connect("test", spawn=False)
+
+    run(work())
+
+
+@asynccontextmanager
+async def in_this_process(files: Place) -> AsyncIterator[Server]:
+    """A server on the test's own loop, for what a test has to reach into."""
+    lock = transport.Lock(files.lock)
+    assert lock.take()
+    server = Server(config.load(), files)
+    serving = asyncio.create_task(server.run())
+    while not files.socket.exists():
+        await asyncio.sleep(0.005)
+    try:
+        yield server
+    finally:
+        server.leave()
+        await serving
+        assert server.stop_worker(5)
+        lock.release()
