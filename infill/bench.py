@@ -31,6 +31,8 @@ from .reference import load_reference
 from .weights import load_model, read_config
 
 Step = Callable[[], object]
+Settings: Any = DiffusionGemmaGenerationConfig
+Mode: Any = TorchDispatchMode
 
 
 def step(
@@ -39,49 +41,48 @@ def step(
     clock: Clock,
     prefix_tokens: int = 512,
     free_slots: int = 32,
-    clamped_slots: int = 0,
     repeats: int = 30,
     threads: int = 1,
 ) -> str:
     """A table of milliseconds per denoising step with the model in `folder` on the CPU.
 
-    Median of `repeats`; the engines take turns, so that a busy machine is busy for all of them. The prefix and
-    the canvas are random tokens: a step costs the same whatever they say.
+    Once with the free slots alone and once with clamped ones behind them up to the model's canvas length, as a
+    fill has them. Median of `repeats`; the engines take turns, so that a busy machine is busy for all of them.
+    Prefix and canvas are random tokens: a step costs the same whatever they say.
     """
     config = read_config(folder)
     pick = torch.Generator().manual_seed(0)
-    width = free_slots + clamped_slots
     prefix = torch.randint(config.vocab_size, (prefix_tokens,), generator=pick).tolist()
-    canvas = torch.randint(config.vocab_size, (1, width), generator=pick)
-    free = (torch.arange(width) < free_slots)[None]
-
-    steps: dict[str, Step] = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        network = load_reference(folder, dtype=dtype, threads=threads).network
-        steps[f"transformers, {_name(dtype)}"] = reference_step(network, prefix, canvas)
-    fp32 = load_model(folder, int8=False, threads=threads)
-    int8 = load_model(folder, int8=True, threads=threads)
-    steps["stopgap, float32"] = our_step(fp32, prefix, canvas, free)
-    steps["stopgap, int8"] = our_step(int8, prefix, canvas, free)
-
-    times = _take_turns(steps, clock, repeats)
-    slowest = times["transformers, float32"]
+    networks = {
+        f"transformers, {_name(dtype)}": load_reference(folder, dtype=dtype, threads=threads).network
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+    models = {
+        f"stopgap, {'int8' if int8 else 'float32'}": load_model(folder, int8=int8, threads=threads)
+        for int8 in (False, True)
+    }
+    exact, rounded = models.values()
     lines = [
-        f"One denoising step: {free_slots} free and {clamped_slots} clamped slots, {prefix_tokens} prefix tokens, "
-        f"{fp32.parameters / 1e6:.1f} M parameters, {threads} thread(s), median of {repeats}",
-        f"{'engine':<24}{'ms':>8}{'times faster':>14}",
-        *(f"{name:<24}{1e3 * time:>8.2f}{slowest / time:>14.2f}" for name, time in times.items()),
-        *_agreement(fp32, int8, prefix, canvas, free),
-        *operations(),
+        f"One denoising step of {exact.parameters / 1e6:.1f} M parameters behind {prefix_tokens} tokens: "
+        f"milliseconds, median of {repeats}, {threads} thread(s)"
     ]
-    return "\n".join(lines)
+    for width in sorted({free_slots, max(free_slots, config.canvas_length)}):
+        canvas = torch.randint(config.vocab_size, (1, width), generator=pick)
+        free = (torch.arange(width) < free_slots)[None]
+        steps = {name: reference_step(network, prefix, canvas) for name, network in networks.items()}
+        steps |= {name: our_step(model, prefix, canvas, free) for name, model in models.items()}
+        times = _take_turns(steps, clock, repeats)
+        slowest = next(iter(times.values()))
+        lines.append(f"{f'{free_slots} free + {width - free_slots} clamped slots':<32}{'ms':>8}{'faster':>8}")
+        lines += [f"  {name:<30}{1e3 * time:>8.2f}{slowest / time:>7.2f}x" for name, time in times.items()]
+    return "\n".join([*lines, _agreement(exact, rounded, prefix), operations()])
 
 
-def operations() -> list[str]:
+def operations() -> str:
     """How many operations a step hands to torch, on a model as deep as the 26B (30 layers, 128 experts, 8 of them
     for each token) and otherwise tiny: what a GPU has to be told is the same. Counted in inference mode."""
     sliding_and_full = [*["sliding_attention"] * 5, "full_attention"] * 5
-    shape = {
+    shape: dict[str, Any] = {
         "vocab_size": 256,
         "hidden_size": 32,
         "intermediate_size": 32,
@@ -113,7 +114,8 @@ def operations() -> list[str]:
         boi_token_id=257,
         eoi_token_id=258,
     )
-    network = DiffusionGemmaForBlockDiffusion(config).eval()
+    network = DiffusionGemmaForBlockDiffusion(config)
+    network.train(False)
     with TemporaryDirectory() as folder:
         network.save_pretrained(folder)
         model = load_model(Path(folder), int8=False, threads=torch.get_num_threads())
@@ -126,10 +128,10 @@ def operations() -> list[str]:
         on_gpu = count(mine)
     finally:
         norm.FUSED.discard("cpu")
-    return [
+    return (
         "Operations a step, 30 layers of 128 experts: "
-        f"transformers {theirs}, stopgap {on_gpu} on a GPU's path and {on_cpu} on a CPU's",
-    ]
+        f"transformers {theirs}, stopgap {on_gpu} on a GPU's path and {on_cpu} on a CPU's"
+    )
 
 
 def our_step(model: Model, prefix: Sequence[int], canvas: Tensor, free: Tensor) -> Step:
@@ -147,7 +149,7 @@ def reference_step(network: DiffusionGemmaForBlockDiffusion, prefix: Sequence[in
     with torch.inference_mode():
         cache = network.model.encoder(input_ids=ids).past_key_values
         before = network(past_key_values=cache, decoder_input_ids=canvas).logits.to(network.dtype)
-    settings = DiffusionGemmaGenerationConfig(
+    settings = Settings(
         max_denoising_steps=48,
         sampler_config=EntropyBoundSamplerConfig(entropy_bound=0.1),
         t_min=0.4,
@@ -179,7 +181,7 @@ def reference_step(network: DiffusionGemmaForBlockDiffusion, prefix: Sequence[in
     return run
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(Mode):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
@@ -192,9 +194,10 @@ class _Counter(TorchDispatchMode):
 def count(run: Step) -> int:
     """Operations that reach torch's dispatcher in one call, views included."""
     run()
-    with _Counter() as counter:
+    counter = _Counter()
+    with counter:
         run()
-    return counter.count
+    return int(counter.count)
 
 
 def _take_turns(steps: Mapping[str, Step], clock: Clock, repeats: int) -> dict[str, float]:
@@ -208,14 +211,12 @@ def _take_turns(steps: Mapping[str, Step], clock: Clock, repeats: int) -> dict[s
     return {name: statistics.median(taken) for name, taken in times.items()}
 
 
-def _agreement(exact: Model, rounded: Model, prefix: Sequence[int], canvas: Tensor, free: Tensor) -> list[str]:
-    """How far int8 is from fp32 on the causal logits of the prefix, the only text-like states at hand."""
-    logs = [
-        model.head(model.encode(model.new_cache(len(prefix)), prefix)).log_softmax(-1) for model in (exact, rounded)
-    ]
-    same = (logs[0].argmax(-1) == logs[1].argmax(-1)).float().mean()
-    divergence = (logs[0].exp() * (logs[0] - logs[1])).sum(-1).mean()
-    return [f"int8 against fp32: same best token {100 * same:.1f} %, KL divergence {divergence:.2e} nats a token"]
+def _agreement(exact: Model, rounded: Model, prefix: Sequence[int]) -> str:
+    """How far int8 is from fp32 on the causal logits behind every prefix token."""
+    ours, theirs = (m.head(m.encode(m.new_cache(len(prefix)), prefix)).log_softmax(-1) for m in (exact, rounded))
+    same = (ours.argmax(-1) == theirs.argmax(-1)).float().mean()
+    divergence = (ours.exp() * (ours - theirs)).sum(-1).mean()
+    return f"int8 against float32: same best token {100 * same:.1f} %, divergence {divergence:.1e} nats a token"
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -51,14 +51,14 @@ def int8_is_fast(clock: Clock) -> bool:
     """Whether an int8 product, quantising its input included, beats the same in fp32."""
     x, weight = torch.randn(32, 256), torch.randn(256, 1024)
     rounded = Int8.of(weight)
-    return _mean(lambda: rounded(x), clock) < _mean(lambda: x.mm(weight), clock)
+    return _best(lambda: rounded(x), clock) < _best(lambda: x.mm(weight), clock)
 
 
 def bf16_is_fast(clock: Clock) -> bool:
     """Whether products in bf16 beat fp32, the conversion of one side included."""
     x, weight = torch.randn(32, 1024), torch.randn(1024, 256)
     rounded = weight.bfloat16()
-    return _mean(lambda: x.bfloat16().mm(rounded), clock) < _mean(lambda: x.mm(weight), clock)
+    return _best(lambda: x.bfloat16().mm(rounded), clock) < _best(lambda: x.mm(weight), clock)
 
 
 def available_memory() -> int | None:
@@ -87,3 +87,8 @@ def _mean(work: Callable[[], object], clock: Clock, enough: float = float("inf")
         work()
         elapsed, done = clock() - start, done + 1
     return elapsed / done
+
+
+def _best(work: Callable[[], object], clock: Clock) -> float:
+    """The fewest seconds of twelve calls: what the processor can do when nobody else wants it."""
+    return min(_mean(work, clock, enough=0.0) for _ in range(12))

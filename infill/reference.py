@@ -42,8 +42,8 @@ def load_reference(
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        network = DiffusionGemmaForBlockDiffusion.from_pretrained(folder, dtype=dtype).eval()
-        torch.nn.Module.to(network, device)
+        network = DiffusionGemmaForBlockDiffusion.from_pretrained(folder, dtype=dtype)
+        torch.nn.Module.to(network, device).train(False)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"transformers cannot load {folder}: {str(error).splitlines()[0]}") from None
     return ReferenceModel(network, config, folder.name)

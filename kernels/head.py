@@ -15,6 +15,8 @@ from torch import Tensor
 BANNED = -1e30
 """Logit of a token that must not come: finite, so that probability 0 times its logarithm is 0 and not NaN."""
 
+BLOCK = 64
+
 
 class Head(NamedTuple):
     """N free slots. Everything is taken from the tempered distribution without the banned tokens."""
@@ -40,14 +42,14 @@ def head(
     allowed: Mapping[int, Tensor] | None = None,
     noise: Tensor | torch.Generator | None = None,
 ) -> Head:
-    """Cap, temper and mask raw `logits` [N, V], then read off what sampling needs.
+    """Cap, temper and mask raw `logits` [N, V], then read off what sampling needs. fp32 logits are used up.
 
     banned [V] bool, for every slot; allowed: slot number to the only ids [k] it may hold. noise: Gumbel noise
     [N, V], or a generator to draw one uniform number per slot from, or None for `sample` equal to `argmax`.
     """
     # tanh(z) = 2·sigmoid(2z) - 1, without the constant, which no probability depends on: torch's sigmoid is
     # six times faster than its tanh on a CPU. Likewise a bias is nine times faster than masked_fill.
-    scaled = (logits.float() * (2 / softcap)).sigmoid_().mul_(2 * softcap / temperature)
+    scaled = logits.float().mul_(2 / softcap).sigmoid_().mul_(2 * softcap / temperature)
     if banned is not None:
         scaled += banned * BANNED
     for slot, ids in (allowed or {}).items():
@@ -55,7 +57,7 @@ def head(
         scaled[slot] = BANNED
         scaled[slot, ids] = kept
     probabilities = scaled.softmax(-1)
-    best, argmax = probabilities.max(-1)
+    best, argmax = _largest(probabilities)
     logprob = best.log()
     peak = scaled.gather(1, argmax[:, None]).squeeze(1)
     entropy = (peak - logprob - torch.linalg.vecdot(probabilities, scaled)).clamp_min_(0.0)
@@ -64,9 +66,33 @@ def head(
     elif isinstance(noise, Tensor):
         sample = (scaled + noise).argmax(-1)
     else:
-        # One number per slot through the inverse of the distribution function: Gumbel noise for every
-        # logit costs more on a CPU than all the rest of this function.
-        edges = probabilities.cumsum(-1)
-        drawn = torch.rand((len(edges), 1), generator=noise, device=edges.device) * edges[:, -1:]
-        sample = torch.searchsorted(edges, drawn, right=True).squeeze(-1).clamp_(max=edges.shape[-1] - 1)
+        sample = _draw(probabilities, noise)
     return Head(argmax, sample, entropy, logprob, probabilities)
+
+
+def _blocks(values: Tensor) -> Tensor:
+    """[N, V] as [N, blocks, width]: reducing blocks first is vectorised and three times faster on a CPU."""
+    return values.view(len(values), -1, BLOCK if values.shape[1] % BLOCK == 0 else values.shape[1])
+
+
+def _largest(probabilities: Tensor) -> tuple[Tensor, Tensor]:
+    """Per row the largest value and its index, the lowest of equal ones."""
+    blocks = _blocks(probabilities)
+    block = blocks.amax(-1).argmax(-1, keepdim=True)
+    best, inside = blocks.take_along_dim(block[..., None], 1).squeeze(1).max(-1)
+    return best, block.squeeze(1) * blocks.shape[2] + inside
+
+
+def _draw(probabilities: Tensor, generator: torch.Generator) -> Tensor:
+    """One index per row, through the inverse of the distribution function: one random number a row, where
+    Gumbel noise for every probability would cost more on a CPU than all the rest of `head`."""
+    blocks = _blocks(probabilities)
+    edges = blocks.sum(-1).cumsum(-1)
+    drawn = torch.rand((len(edges), 1), generator=generator, device=edges.device) * edges[:, -1:]
+    block = torch.searchsorted(edges, drawn, right=True).clamp_(max=edges.shape[1] - 1)
+    inside = blocks.take_along_dim(block[..., None], 1).squeeze(1)
+    drawn -= edges.gather(1, block) - inside.sum(-1, keepdim=True)
+    # Rounding may push the number out of its block; a token without probability must never come.
+    edges = inside.cumsum(-1)
+    drawn = torch.minimum(drawn.clamp_(min=0.0), edges[:, -1:].nextafter(edges.new_zeros(())))
+    return (block * blocks.shape[2] + torch.searchsorted(edges, drawn, right=True)).squeeze(1)
