@@ -42,13 +42,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lsprotocol import types as lsp
-
 from stopgap.daemon import wire
 
 from .document import Snapshot
 from .link import Health
-from .rewrite import Choice, Progress, make_job, text_edits
+from .progress import Progress
+from .rewrite import Choice, make_job, text_edits
 
 if TYPE_CHECKING:
     from .server import Server
@@ -169,7 +168,3 @@ async def event(ls: Server, method: str, params: Any) -> None:
             characters if isinstance(characters, int) and characters > 0 else 0,
         )
     )
-
-
-def message(text: str, kind: lsp.MessageType = lsp.MessageType.Info) -> lsp.ShowMessageParams:
-    return lsp.ShowMessageParams(kind, text)

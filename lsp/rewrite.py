@@ -6,13 +6,11 @@ The buffer is never touched before the user has chosen, and never when its text 
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from lsprotocol import types as lsp
-from pygls.exceptions import JsonRpcException
 
 from stopgap.daemon import wire
 
@@ -20,6 +18,7 @@ from . import quiet
 from .actions import KINDS, TITLES, Job, Kind, Offer, Result
 from .document import Snapshot
 from .edits import Edit
+from .progress import Progress
 
 if TYPE_CHECKING:
     from .server import Server
@@ -36,8 +35,6 @@ LSP_KINDS: dict[Kind, str] = {
     "another": "refactor.rewrite.stopgap",
 }
 ANNOTATION = "stopgap"
-PROGRESS_S = 2.0
-"""A client that has not made a progress bar by then gets none."""
 MOVED_ON = "stopgap: the text changed meanwhile, so nothing was touched; ask again"
 
 
@@ -240,61 +237,6 @@ def text_edits(ls: Server, snapshot: Snapshot, edits: Sequence[Edit]) -> list[ls
     return [lsp.TextEdit(ls.range(snapshot, start, end), new.decode()) for start, end, new in edits]
 
 
-class Progress:
-    """Work-done progress of one action, for clients that show it; its cancel button cancels the task."""
-
-    def __init__(self, ls: Server, title: str, task: asyncio.Task[Any] | None, draft_token: str | int | None) -> None:
-        self._ls, self._title, self._task = ls, title, task
-        self._draft_token = draft_token
-        self._token: str | None = None
-        self._percent = -1
-        self.cancelled = False
-
-    async def __aenter__(self) -> Progress:
-        if self._ls.client.progress:
-            token = f"stopgap-{uuid.uuid4()}"
-            progress = self._ls.work_done_progress
-            try:
-                await asyncio.wait_for(progress.create_async(token), PROGRESS_S)
-            except (TimeoutError, JsonRpcException):
-                return self
-            progress.begin(token, lsp.WorkDoneProgressBegin(f"stopgap: {self._title}", cancellable=True, percentage=0))
-            progress.tokens[token].add_done_callback(lambda _: self._cancel())
-            self._token = token
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._token is not None:
-            self._ls.work_done_progress.end(self._token, lsp.WorkDoneProgressEnd())
-            self._ls.work_done_progress.tokens.pop(self._token, None)
-
-    def _cancel(self) -> None:
-        self.cancelled = True
-        if self._task is not None:
-            self._task.cancel()
-
-    def watch(self, snapshot: Snapshot) -> Any:
-        """A watcher of frames; None when nobody would see what it reports."""
-        if self._token is None and self._draft_token is None:
-            return None
-
-        def on_frame(frame: wire.FillFrame) -> None:
-            if isinstance(frame, wire.Progress):
-                self._report(int(100 * frame.fraction), frame.what)
-            elif isinstance(frame, wire.Draft):
-                self._report(100 * frame.step // max(frame.max_steps, 1), f"step {frame.step}")
-                if self._draft_token is not None:
-                    self._ls.send_draft(snapshot, frame, self._draft_token)
-
-        return on_frame
-
-    def _report(self, percent: int, message: str) -> None:
-        if self._token is not None and percent != self._percent:
-            self._percent = percent
-            report = lsp.WorkDoneProgressReport(message=message, percentage=min(percent, 100))
-            self._ls.work_done_progress.report(self._token, report)
-
-
 def _messages(diagnostics: Sequence[lsp.Diagnostic], offer: Offer) -> str:
     """What the editor reports about the place, as words for a model that follows instructions."""
     if offer.kind not in {"repair", "function", "selection"} or not diagnostics:
@@ -303,4 +245,4 @@ def _messages(diagnostics: Sequence[lsp.Diagnostic], offer: Offer) -> str:
 
 
 def _text(kind: lsp.CodeActionKind | str) -> str:
-    return kind.value if isinstance(kind, lsp.CodeActionKind) else kind
+    return str(kind.value) if isinstance(kind, lsp.CodeActionKind) else kind

@@ -1,7 +1,6 @@
 """The language server: LSP messages in, answers out; everything else is decided in the other files.
 
-Request handlers are coroutines (a `$/cancelRequest` then raises at their await); the notifications that
-change documents run at once and in order. pygls's own copy of the documents is not kept (see `document`).
+Request handlers are coroutines: a `$/cancelRequest` then raises at their await.
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from contextvars import ContextVar
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -24,14 +21,6 @@ from typing import Any, BinaryIO, TypeVar, cast
 from lsprotocol import types as lsp
 from pygls.io_ import StdinAsyncReader, StdoutWriter, run_async
 from pygls.lsp.server import LanguageServer
-from pygls.protocol import (
-    JsonRPCNotification,
-    JsonRPCRequestMessage,
-    JsonRPCResponseMessage,
-    LanguageServerProtocol,
-    default_converter,
-    lsp_method,
-)
 
 from stopgap.daemon import wire
 from stopgap.infill import languages
@@ -41,6 +30,7 @@ from . import extensions, inline, rewrite
 from .actions import Actions
 from .document import Change, Documents, Encoding, Snapshot
 from .link import Health, Link
+from .protocol import Client, StopgapProtocol, asked_about, converter
 from .quiet import Trees
 from .rules import Rules, path_of
 from .session import Session
@@ -53,123 +43,6 @@ MAX_HEADER = 64 * 1024
 """Bytes of one header line; bodies may be longer."""
 
 
-_asked_about: ContextVar[Snapshot | None] = ContextVar("asked_about", default=None)
-"""The text as it was when the request being handled arrived."""
-
-
-class Protocol(LanguageServerProtocol):
-    """pygls's protocol with our documents in place of its own, and an answer to every request."""
-
-    _server: Server
-
-    @lsp_method(lsp.TEXT_DOCUMENT_DID_OPEN)
-    def lsp_text_document__did_open(self, params: lsp.DidOpenTextDocumentParams) -> None:
-        self._server.opened(params.text_document)
-
-    @lsp_method(lsp.TEXT_DOCUMENT_DID_CHANGE)
-    def lsp_text_document__did_change(self, params: lsp.DidChangeTextDocumentParams) -> None:
-        self._server.changed(params.text_document, params.content_changes)
-
-    @lsp_method(lsp.TEXT_DOCUMENT_DID_CLOSE)
-    def lsp_text_document__did_close(self, params: lsp.DidCloseTextDocumentParams) -> None:
-        self._server.closed(params.text_document.uri)
-
-    @lsp_method(lsp.NOTEBOOK_DOCUMENT_DID_OPEN)
-    def lsp_notebook_document__did_open(self, params: lsp.DidOpenNotebookDocumentParams) -> None:
-        for cell in params.cell_text_documents:
-            self._server.opened(cell)
-
-    @lsp_method(lsp.NOTEBOOK_DOCUMENT_DID_CHANGE)
-    def lsp_notebook_document__did_change(self, params: lsp.DidChangeNotebookDocumentParams) -> None:
-        cells = params.change.cells
-        if cells is None:
-            return
-        if cells.structure is not None:
-            for cell in cells.structure.did_open or ():
-                self._server.opened(cell)
-            for closed in cells.structure.did_close or ():
-                self._server.closed(closed.uri)
-        for content in cells.text_content or ():
-            self._server.changed(content.document, content.changes)
-
-    @lsp_method(lsp.NOTEBOOK_DOCUMENT_DID_CLOSE)
-    def lsp_notebook_document__did_close(self, params: lsp.DidCloseNotebookDocumentParams) -> None:
-        for cell in params.cell_text_documents:
-            self._server.closed(cell.uri)
-
-    def _handle_request(self, msg_id: Any, method_name: str, params: Any) -> None:
-        """A coroutine begins one turn of the loop after its message came, and more changes may come first."""
-        document = getattr(params, "text_document", None)
-        if document is not None:
-            _asked_about.set(self._server.documents.get(document.uri))
-        super()._handle_request(msg_id, method_name, params)
-
-    def structure_message(self, data: dict[str, Any]) -> Any:
-        """Decode a message; a request that cannot be decoded is answered (pygls leaves it hanging)."""
-        try:
-            return super().structure_message(data)
-        except Exception as error:
-            if "id" in data and "method" in data:
-                self._send_response(
-                    data["id"],
-                    error=lsp.ResponseError(lsp.ErrorCodes.InvalidParams.value, f"cannot read {data['method']}"),
-                )
-            raise error
-
-
-def converter() -> Any:
-    """pygls's converter, but lenient where a client's unknown value would cost the user an answer."""
-    made = default_converter()  # type: ignore[no-untyped-call]
-    # vscode-languageclient up to 9 counts from 0: its 0 is "invoked", its 1 is "automatic".
-    made.register_structure_hook(
-        lsp.InlineCompletionTriggerKind,
-        lambda value, _: (
-            lsp.InlineCompletionTriggerKind(value) if value in (1, 2) else lsp.InlineCompletionTriggerKind.Invoked
-        ),
-    )
-    # Parameters of our own methods stay plain objects; pygls would make named tuples of them.
-    for kind in (JsonRPCRequestMessage, JsonRPCNotification):
-        made.register_structure_hook(kind, lambda message, cls: cls(**{"params": None, **message}))
-    made.register_structure_hook(JsonRPCResponseMessage, lambda message, cls: cls(**{"result": None, **message}))
-    return made
-
-
-@dataclass(frozen=True, slots=True)
-class Client:
-    """What the editor can do, read once from its capabilities."""
-
-    inline: bool = False
-    resolves_edits: bool = False
-    disabled_actions: bool = False
-    tagged_actions: bool = False
-    document_changes: bool = False
-    annotations: bool = False
-    progress: bool = False
-    configuration: bool = False
-
-    @classmethod
-    def of(cls, capabilities: lsp.ClientCapabilities) -> Client:
-        def has(*path: str) -> Any:
-            value: Any = capabilities
-            for name in path:
-                value = getattr(value, name, None)
-            return value
-
-        action = ("text_document", "code_action")
-        return cls(
-            inline=has("text_document", "inline_completion") is not None,
-            resolves_edits="edit" in (has(*action, "resolve_support", "properties") or ())
-            and bool(has(*action, "data_support")),
-            disabled_actions=bool(has(*action, "disabled_support")),
-            tagged_actions=lsp.CodeActionTag.LlmGenerated in (has(*action, "tag_support", "value_set") or ()),
-            document_changes=bool(has("workspace", "workspace_edit", "document_changes")),
-            annotations=bool(has(*action, "honors_change_annotations"))
-            and has("workspace", "workspace_edit", "change_annotation_support") is not None,
-            progress=bool(has("window", "work_done_progress")),
-            configuration=bool(has("workspace", "configuration")),
-        )
-
-
 class Server(LanguageServer):
     """One editor's server: all its state, and how it speaks to the editor."""
 
@@ -177,7 +50,7 @@ class Server(LanguageServer):
         super().__init__(
             "stopgap",
             version("stopgap"),
-            protocol_cls=Protocol,
+            protocol_cls=StopgapProtocol,
             converter_factory=converter,
             notebook_document_sync=lsp.NotebookDocumentSyncOptions(
                 notebook_selector=[
@@ -243,9 +116,12 @@ class Server(LanguageServer):
             keeper.forget(uri)
         self.documents.close(uri)
 
+    def snapshot(self, uri: str) -> Snapshot | None:
+        return self.documents.get(uri)
+
     def asked_about(self) -> Snapshot | None:
         """The document of the request being handled, as it was when the request arrived."""
-        return _asked_about.get()
+        return asked_about.get()
 
     def language(self, snapshot: Snapshot) -> languages.Language | None:
         found = language_of(snapshot.language_id, snapshot.uri)
@@ -415,7 +291,7 @@ def make() -> Server:
     feature(lsp.TEXT_DOCUMENT_INLINE_COMPLETION, lsp.InlineCompletionOptions())(quietly(inline.inline_completion))
     kinds = sorted(set(rewrite.LSP_KINDS.values()))
     feature(lsp.TEXT_DOCUMENT_CODE_ACTION, lsp.CodeActionOptions(code_action_kinds=kinds, resolve_provider=True))(
-        rewrite.code_action
+        quietly(rewrite.code_action)
     )
     feature(lsp.CODE_ACTION_RESOLVE)(rewrite.resolve)
     feature(extensions.STATUS)(extensions.status)

@@ -14,7 +14,7 @@ from lsp_client import SERVER, LspClient, started
 from pytest_lsp import client_capabilities
 
 from stopgap.daemon import wire
-from stopgap.lsp.server import converter
+from stopgap.lsp.protocol import converter
 
 
 @pytest.fixture
