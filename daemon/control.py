@@ -16,8 +16,8 @@ from .client import Client, DaemonError
 from .config import load
 from .paths import place
 
-_POLITE_S = 35.0
-"""The daemon lets running requests finish for 30 s."""
+_POLITE_S = 20.0
+"""The daemon lets running requests finish for 15 s and its worker finish a step for 2 s."""
 _RUDE_S = 5.0
 
 

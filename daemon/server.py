@@ -36,7 +36,8 @@ _SLOW_DRAFTS = 256 * 1024
 _SLOW_CLIENT = 16 * 1024 * 1024
 """Bytes a client may leave unread before it is disconnected."""
 _HELLO_S = 5.0
-_DRAIN_S = 30.0
+_DRAIN_S = 15.0
+"""How long running requests may take before the daemon leaves; less than a client's patience (`client.PATIENCE_S`)."""
 _TICK_S = 30.0
 
 _WHY: dict[str, str] = {
@@ -99,7 +100,7 @@ class Server:
                 await asyncio.wait_for(self._leaving.wait(), _TICK_S)
             self.look_around()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._drained(), _DRAIN_S)
+            await asyncio.wait_for(self._gone.wait(), _DRAIN_S)
         # Before the connections close: a client that sees the end must not find the socket of the dead.
         self._files.socket.unlink(missing_ok=True)
         self._listening.close()
@@ -122,9 +123,6 @@ class Server:
             self._leaving.set()
         if not self._live:
             self._gone.set()
-
-    async def _drained(self) -> None:
-        await self._gone.wait()
 
     def look_around(self) -> None:
         """Every half minute, and on SIGHUP: is the socket still there, does anybody need us, are we on mains?"""
@@ -170,6 +168,8 @@ class Server:
             while data := await reader.read(_READ):
                 for body in frames.feed(data):
                     self._received(connection, wire.decode(body))
+                    if connection.number not in self._connections:
+                        return  # refused: what came behind its Hello is not for us
         except wire.WireError as error:
             log.info("closing connection %d: %s", connection.number, error)
             self._send(connection, wire.Error(0, "bad_frame", str(error)[:1000]))
@@ -309,7 +309,8 @@ class Server:
             for ended in self._worker.submit(job):
                 self._refuse(ended, ended.ended or "cancelled")
             if wait is not None and key in self._live:
-                self._timers[key] = self._loop.call_later(max(0.0, wait / 1000), self._expire)
+                # A timer may fire a clock tick early, and would then find nothing that has expired.
+                self._timers[key] = self._loop.call_later(max(0.0, wait / 1000) + 0.001, self._expire)
 
     def _expire(self) -> None:
         for job in self._worker.expire():

@@ -129,6 +129,19 @@ def test_an_older_client_is_told_and_a_newer_one_gets_its_own_daemon(stub_daemon
     run(work())
 
 
+def test_what_follows_a_refused_hello_is_not_run(stub_daemon: Place) -> None:
+    async def work() -> None:
+        client = await Client.connect("test")
+        old = await RawPeer.connect(stub_daemon)
+        old.send(hello(protocol=0), request("steps=100000 step_ms=5", id=1))
+        await old.rest()
+        status = await client.status()
+        assert (status.running, status.waiting, status.requests) == (0, 0, 0)
+        await client.close()
+
+    run(work())
+
+
 def test_changed_settings_restart_the_daemon_after_it_has_answered_what_runs(stub_daemon: Place) -> None:
     async def work() -> None:
         old = await Client.connect("old")
