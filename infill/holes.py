@@ -1,76 +1,26 @@
-"""From what the caller points at to the byte range that is filled.
+"""From what the caller points at to the byte range that is filled: nodes, bodies, placeholders, errors.
 
-Works on text that does not parse, which is the normal case while typing: the tree is asked first, the
-line decides where the tree is silent. Never swallows text the user typed, only blanks; knows no tokens,
-no model and no clock.
+Knows no tokens, no model and no clock; the rules at a cursor are in `cursor`.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib import resources
-from typing import Literal
 
 from tree_sitter import Node, Query, QueryCursor
 
 from . import languages
 from .contract import FillError, FillRequest
+from .cursor import at_cursor
+from .hole import Hole, LengthPrior, Scope, between_braces, lengths_of, make, members, smallest, snap, trim
 from .languages import Language
-from .source import (
-    BOM,
-    Source,
-    blanks,
-    flawed,
-    indent_at,
-    line_end,
-    line_start,
-    newline,
-    parse,
-    unit,
-)
+from .source import Source, flawed, indent_at, line_end, line_start, newline, parse, unit
 
 __all__ = ["Function", "Hole", "LengthPrior", "Scope", "Source", "errors", "function_at"]
 __all__ += ["lengths_of", "locate", "parse", "placeholders"]
-
-Scope = Literal["token", "line", "statement", "block", "node", "selection", "placeholder", "error"]
-
-
-@dataclass(frozen=True, slots=True)
-class LengthPrior:
-    """Quantiles of likely fill lengths, in bytes."""
-
-    p10: int
-    p50: int
-    p75: int
-    p90: int
-    p99: int
-
-
-@dataclass(frozen=True, slots=True)
-class Hole:
-    """The byte range `start..end` of the source that a fill replaces; empty for an insertion."""
-
-    start: int
-    end: int
-    node_type: str
-    """What the fill should become: a tree-sitter kind, or a plain word (`expression`, `block`, `line`)."""
-    scope: Scope
-    indent: bytes
-    """The indentation that new lines of the fill start with."""
-    lengths: LengthPrior
-    single_line: bool
-    lead: bytes = b""
-    """What every fill must begin with (such as the line break after `{`): prompt with it, then keep it."""
-    tail: bytes = b""
-    """What every fill must end with (such as the line break before `}`)."""
-
-    def wrap(self, core: bytes) -> bytes:
-        """The fill as it goes into the file, from the text the model wrote between `lead` and `tail`."""
-        return self.lead + core + self.tail
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +37,15 @@ def locate(source: Source, request: FillRequest) -> Hole:
     size = len(source.text)
     if not 0 <= request.start <= request.end <= size:
         raise FillError(f"the range {request.start}..{request.end} lies outside the file (0..{size} bytes)")
-    start, end = _snap(source.text, request.start), _snap(source.text, request.end)
+    start, end = snap(source.text, request.start), snap(source.text, request.end)
     if request.target == "cursor":
-        return _cursor(source, start)
+        return at_cursor(source, start)
     if request.target == "selection":
         return _selection(source, start, end)
     if source.tree is None:
         raise FillError(f"only the cursor and a selection can be filled here: {source.why or 'no syntax tree'}")
     if request.target == "node":
-        node = _smallest(source, start, end)
+        node = smallest(source, start, end)
         if node is None or node.parent is None:
             raise FillError("no syntax node there: put the cursor on an expression or statement")
         return _node_hole(source, node)
@@ -117,25 +67,9 @@ def locate(source: Source, request: FillRequest) -> Hole:
     return nearest
 
 
-def lengths_of(language: str, kind: str, scope: str, replaced: int = 0) -> LengthPrior:
-    """Likely lengths in bytes for a fill: measured for the kind, else the scope, else any language.
-
-    Where `replaced` bytes make way, their number is the best single guess and becomes the centre.
-    """
-    table = _lengths()
-    names = [kind, scope, "statement"] if scope not in ("token", "line") else [scope, kind]
-    rows = [table.get(one, {}).get(name) for name in names for one in (language, "*")]
-    row = next(found for found in [*rows, table["*"]["statement"]] if found)
-    if not replaced:
-        return LengthPrior(*row[:5])
-    return LengthPrior(
-        max(1, replaced // 2), replaced, replaced * 5 // 4 + 2, replaced * 7 // 4 + 8, max(replaced * 3, row[3])
-    )
-
-
 def function_at(source: Source, offset: int) -> Function | None:
     """The innermost function around `offset`; on its first line counts as around."""
-    node = _function_node(source, _snap(source.text, min(max(offset, 0), len(source.text))))
+    node = _function_node(source, snap(source.text, min(max(offset, 0), len(source.text))))
     if node is None:
         return None
     body = _interior(source, node)
@@ -176,115 +110,14 @@ def errors(source: Source) -> list[Hole]:
         return []
     holes: list[Hole] = []
     for node in flawed(source.tree.root_node):
-        start, end = _trim(source.text, node.start_byte, node.end_byte)
+        start, end = trim(source.text, node.start_byte, node.end_byte)
         end = min(end, max(start, line_end(source.text, start)))
         if holes and start < holes[-1].end:
             continue
         kind = node.type if node.is_missing else "line"
-        hole = _hole(source, start, end, kind, "error", single_line=False)
+        hole = make(source, start, end, kind, "error", single_line=False)
         holes.append(replace(hole, lengths=lengths_of(source.language.name, kind, "line", end - start)))
     return holes
-
-
-# ---- cursor ---------------------------------------------------------------------------------------------
-
-
-def _cursor(source: Source, offset: int) -> Hole:
-    """Rest of the token, line, statement or block, by what stands on the line and around it."""
-    text = source.text
-    begin, end = line_start(text, offset), line_end(text, offset)
-    left, right = text[begin:offset], text[offset:end]
-    if not right.strip():
-        if not left.strip():
-            return _blank_line(source, offset, left, end)
-        return _line_end(source, offset, left, end)
-    return _mid_line(source, offset, left, right)
-
-
-def _blank_line(source: Source, offset: int, left: bytes, end: int) -> Hole:
-    """On a line of blanks: the block that the line above opens, else one statement."""
-    text = source.text
-    above = _line_above(text, offset)
-    if above is not None and _opens(source, above) and not _has_body(text, above, offset):
-        want = indent_at(text, above) + unit(source, offset)
-        lead = want[len(left) :] if want.startswith(left) else b""
-        return _hole(source, offset, end, "block", "block", lead=lead, indent=left + lead)
-    lead = b""
-    if above is not None and not left:  # editors strip blank lines: the block's indentation is owed
-        below = _line_below(text, offset)
-        inner = indent_at(text, above) + (unit(source, offset) if _opens(source, above) else b"")
-        if below is not None and inner and len(indent_at(text, below)) >= len(inner):
-            lead = inner
-    return _hole(source, offset, end, "statement", "statement", lead=lead, indent=left + lead)
-
-
-def _line_end(source: Source, offset: int, left: bytes, end: int) -> Hole:
-    """Behind the last character of a line: a block where one is opened, else the rest of the line."""
-    text = source.text
-    indent = blanks(left)
-    kind = _kind_at(source, offset)
-    if kind not in ("comment", "string") and _opens(source, offset - 1):
-        body = _has_body(text, offset, offset)
-        want = indent + unit(source, offset)
-        lead = newline(text) + want
-        scope: Scope = "statement" if body else "block"
-        return _hole(source, offset, end, scope, scope, lead=lead, indent=want)
-    return _hole(source, offset, end if text[offset:end].strip() else offset, kind, "line", indent=indent)
-
-
-def _mid_line(source: Source, offset: int, left: bytes, right: bytes) -> Hole:
-    """Text follows on the line: insert before it, on one line; only an empty `{}` may take several."""
-    text = source.text
-    if left.rstrip().endswith(b"{") and right.lstrip().startswith(b"}"):
-        node = _smallest(source, offset, offset)
-        while node is not None and node.type not in source.language.bodies:
-            node = node.parent
-        if node is not None and not _members(source, node) and node.start_byte < offset < node.end_byte:
-            hole = _delimited(source, node, indent_at(text, offset), "block")
-            if hole is not None:
-                return hole
-    kind = _kind_at(source, offset)
-    word = re.search(rb"[\w$\x80-\xff]$", left) is not None
-    scope: Scope = "token" if word and kind not in ("comment", "string") else "line"
-    return _hole(source, offset, offset, "identifier" if scope == "token" else kind, scope, single_line=True)
-
-
-_OPERATOR = re.compile(rb"([=+\-*/%<>&|^~!?:,(\[]|\b(return|and|or|not|in|is|if|elif|while|yield|await|case))\s*$")
-
-
-def _kind_at(source: Source, offset: int) -> str:
-    """In a word, what a fill at `offset` will be part of."""
-    language = source.language
-    node = _leaf(source, offset)
-    while node is not None:
-        inside = node.start_byte < offset < node.end_byte
-        if node.type in language.comments and (inside or _runs_on(source, node, offset)):
-            return "comment"
-        if inside and node.type in language.strings:
-            return "string"
-        if inside and node.type in language.arguments:
-            return "argument_list"
-        if inside and node.type in language.parameters:
-            return "parameters"
-        if node.type in language.bodies or node.parent is None:
-            break
-        node = node.parent
-    left = source.text[line_start(source.text, offset) : offset]
-    if not left.strip():
-        return "statement"
-    if re.search(rb"(\.|->|::)\w*$", left):
-        return "identifier"
-    if language.line_comment and left.lstrip().startswith(language.line_comment.encode()):
-        return "comment"
-    return "expression" if _OPERATOR.search(left) else "line"
-
-
-def _runs_on(source: Source, node: Node, offset: int) -> bool:
-    """Whether typing right behind this comment continues it: true of line comments only."""
-    if node.end_byte != offset or not source.language.line_comment:
-        return False
-    mark = source.language.line_comment.encode()
-    return source.text.startswith(mark, node.start_byte)
 
 
 # ---- nodes, bodies, placeholders ------------------------------------------------------------------------
@@ -292,17 +125,17 @@ def _runs_on(source: Source, node: Node, offset: int) -> bool:
 
 def _node_hole(source: Source, node: Node) -> Hole:
     """Replace a node; a body without delimiters (Python's block) is one too."""
-    start, end = _trim(source.text, node.start_byte, node.end_byte)
-    return _hole(source, start, end, node.type, "node", replaced=end - start)
+    start, end = trim(source.text, node.start_byte, node.end_byte)
+    return make(source, start, end, node.type, "node", replaced=end - start)
 
 
 def _selection(source: Source, start: int, end: int) -> Hole:
-    node = _smallest(source, *_trim(source.text, start, end))
-    exact = node is not None and _trim(source.text, start, end) == (node.start_byte, node.end_byte)
+    node = smallest(source, *trim(source.text, start, end))
+    exact = node is not None and trim(source.text, start, end) == (node.start_byte, node.end_byte)
     kind = node.type if node is not None and exact else "line"
     if b"\n" in source.text[start:end].strip() and not exact:
         kind = "block"
-    return _hole(source, start, end, kind, "selection", replaced=end - start)
+    return make(source, start, end, kind, "selection", replaced=end - start)
 
 
 def _function_node(source: Source, offset: int) -> Node | None:
@@ -341,19 +174,15 @@ def _interior(source: Source, function: Node) -> tuple[int, int, Node | None] | 
     children = body.children
     if len(children) >= 2 and text[start : start + 1] == b"{" and children[-1].type == "}":
         start, end = children[0].end_byte, children[-1].start_byte
-    start, end = _trim(text, start, end)
-    members = _members(source, body)
-    if source.language.name == "python" and len(members) > 1 and _is_docstring(members[0]):
-        start = members[1].start_byte
+    start, end = trim(text, start, end)
+    inside = members(source, body)
+    if source.language.name == "python" and len(inside) > 1 and _is_docstring(inside[0]):
+        start = inside[1].start_byte
     return start, end, body
 
 
 def _is_docstring(node: Node) -> bool:
     return node.type == "expression_statement" and [c.type for c in node.children] == ["string"]
-
-
-def _members(source: Source, body: Node) -> list[Node]:
-    return [one for one in body.named_children if one.type not in source.language.comments]
 
 
 def _body_hole(source: Source, function: Node, scope: Scope) -> Hole | None:
@@ -364,32 +193,19 @@ def _body_hole(source: Source, function: Node, scope: Scope) -> Hole | None:
     start, end, body = found
     outer = indent_at(source.text, function.start_byte)
     inner = outer + unit(source, function.start_byte)
-    if body is not None and source.text[start:end].strip() and not _members(source, body):
+    if body is not None and source.text[start:end].strip() and not members(source, body):
         line = newline(source.text) + inner  # comments say what to write: they stay
-        return _hole(source, end, end, "block", scope, lead=line, indent=inner)
-    if source.text[start:end].strip() or (body is not None and _members(source, body)):
-        return _hole(source, start, end, "block", scope, replaced=end - start)
+        return make(source, end, end, "block", scope, lead=line, indent=inner)
+    if source.text[start:end].strip() or (body is not None and members(source, body)):
+        return make(source, start, end, "block", scope, replaced=end - start)
     if body is not None and source.text[body.start_byte : body.start_byte + 1] == b"{":
-        return _delimited(source, body, outer, scope)
+        return between_braces(source, body, outer, scope)
     line = newline(source.text)
     at = _code_end(source.text, function.start_byte, start)
     closer = re.match(rb"[ \t]*(?=\w)", source.text[at:])
     if closer is None:
-        return _hole(source, at, at, "block", scope, lead=line + inner, indent=inner)
-    return _hole(source, at, at + closer.end(), "block", scope, lead=line + inner, tail=line + outer, indent=inner)
-
-
-def _delimited(source: Source, body: Node, outer: bytes, scope: Scope) -> Hole | None:
-    """Between the braces of an empty body: the blanks there make way for an indented block."""
-    children = body.children
-    if len(children) < 2 or children[-1].type != "}" or children[-1].is_missing:
-        return None
-    start, end = children[0].end_byte, children[-1].start_byte
-    if source.text[start:end].strip():
-        return None
-    inner = outer + unit(source, start)
-    line = newline(source.text)
-    return _hole(source, start, end, "block", scope, lead=line + inner, tail=line + outer, indent=inner)
+        return make(source, at, at, "block", scope, lead=line + inner, indent=inner)
+    return make(source, at, at + closer.end(), "block", scope, lead=line + inner, tail=line + outer, indent=inner)
 
 
 def _stands_in(source: Source, node: Node) -> bool:
@@ -404,7 +220,7 @@ def _stands_in(source: Source, node: Node) -> bool:
         return False
     if node.type == "raise_statement":
         return True
-    others = [one for one in _members(source, body) if one.id != node.id and not _is_docstring(one)]
+    others = [one for one in members(source, body) if one.id != node.id and not _is_docstring(one)]
     decorated = function.parent
     head = source.text[decorated.start_byte : function.start_byte] if decorated is not None else b""
     is_stub = decorated is not None and decorated.type == "decorated_definition" and b"overload" in head
@@ -426,14 +242,14 @@ _TODO = re.compile(rb"\W*TODO\b")
 def _todo_hole(source: Source, comment: Node) -> Hole | None:
     """A new line under a TODO comment that has its line to itself; the comment stays."""
     text = source.text
-    start, end = _trim(text, comment.start_byte, comment.end_byte)
+    start, end = trim(text, comment.start_byte, comment.end_byte)
     begin = line_start(text, start)
     if text[begin:start].strip() or text[end : line_end(text, end)].strip():
         return None
     if not _TODO.match(text[start : start + 40]):
         return None
     indent = indent_at(text, start)
-    return _hole(source, end, end, "block", "placeholder", lead=newline(text) + indent, indent=indent)
+    return make(source, end, end, "block", "placeholder", lead=newline(text) + indent, indent=indent)
 
 
 def _nearest(text: bytes, holes: list[Hole], offset: int) -> Hole | None:
@@ -445,102 +261,9 @@ def _nearest(text: bytes, holes: list[Hole], offset: int) -> Hole | None:
     return next((hole for hole in holes if hole.start <= end and hole.end >= begin), None)
 
 
-# ---- small tools ----------------------------------------------------------------------------------------
-
-
-def _hole(
-    source: Source,
-    start: int,
-    end: int,
-    kind: str,
-    scope: Scope,
-    *,
-    indent: bytes | None = None,
-    lead: bytes = b"",
-    tail: bytes = b"",
-    replaced: int = 0,
-    single_line: bool = False,
-) -> Hole:
-    blank = indent_at(source.text, start) if indent is None else indent
-    prior = lengths_of(source.language.name, kind, scope, replaced)
-    return Hole(start, end, kind, scope, blank, prior, single_line, lead, tail)
-
-
-def _snap(text: bytes, offset: int) -> int:
-    """Back to the start of the character, before a CRLF, behind the BOM."""
-    while 0 < offset < len(text) and text[offset] & 0xC0 == 0x80:
-        offset -= 1
-    if 0 < offset < len(text) and text[offset - 1 : offset + 1] == b"\r\n":
-        offset -= 1
-    return max(offset, 3) if text.startswith(BOM) else offset
-
-
-def _trim(text: bytes, start: int, end: int) -> tuple[int, int]:
-    piece = text[start:end]
-    kept = piece.strip()
-    if not kept:
-        return start, end
-    start += len(piece) - len(piece.lstrip())
-    return start, start + len(kept)
-
-
-def _smallest(source: Source, start: int, end: int) -> Node | None:
-    if source.tree is None:
-        return None
-    return source.tree.root_node.named_descendant_for_byte_range(start, end)
-
-
-def _leaf(source: Source, offset: int) -> Node | None:
-    """The node of the character before `offset`: what the user has just typed."""
-    if source.tree is None:
-        return None
-    return source.tree.root_node.descendant_for_byte_range(max(0, offset - 1), offset)
-
-
-def _line_above(text: bytes, offset: int) -> int | None:
-    """An offset on the nearest line above that is not blank."""
-    kept = text[: line_start(text, offset)].rstrip()
-    return len(kept) - 1 if kept and kept != BOM else None
-
-
-def _line_below(text: bytes, offset: int) -> int | None:
-    rest = text[offset : offset + 65536].find(b"\n")
-    if rest < 0:
-        return None
-    tail = text[offset + rest : offset + rest + 65536]
-    kept = tail.lstrip()
-    return offset + rest + len(tail) - len(kept) if kept else None
-
-
 def _code_end(text: bytes, low: int, offset: int) -> int:
     """Back over blanks and line breaks, but not beyond `low`."""
     return low + len(text[low:offset].rstrip())
-
-
-def _opens(source: Source, offset: int) -> bool:
-    """Whether the line of `offset` (up to it) ends by opening a block."""
-    text, language = source.text, source.language
-    line = text[line_start(text, offset) : offset + 1].decode("utf-8", "replace").rstrip()
-    node = _leaf(source, offset + 1)
-    while node is not None and node.type not in language.comments:
-        if node.type in language.strings and node.start_byte < offset + 1 < node.end_byte:
-            return False
-        node = node.parent
-    if node is not None:
-        begin = max(node.start_byte, line_start(text, offset))
-        line = text[line_start(text, offset) : begin].decode("utf-8", "replace").rstrip()
-    return bool(line) and _opener(language).search(line) is not None
-
-
-@functools.cache
-def _opener(language: Language) -> re.Pattern[str]:
-    return re.compile(language.opener)
-
-
-def _has_body(text: bytes, above: int, offset: int) -> bool:
-    """Whether lines below already stand deeper than the line that opens the block."""
-    below = _line_below(text, offset)
-    return below is not None and len(indent_at(text, below)) > len(indent_at(text, above))
 
 
 def _captures(source: Source, kinds: frozenset[str]) -> Iterator[Node]:
@@ -555,11 +278,3 @@ def _captures(source: Source, kinds: frozenset[str]) -> Iterator[Node]:
 def _query(language: Language, kinds: frozenset[str]) -> Query:
     alternatives = " ".join(f"({kind})" for kind in sorted(kinds))
     return Query(languages.grammar(language), f"[{alternatives}] @node")
-
-
-@functools.cache
-def _lengths() -> dict[str, dict[str, list[int]]]:
-    """`lengths.json`: language -> kind -> p10, p50, p75, p90, p99, count; `*` stands for all languages."""
-    text = resources.files(__package__).joinpath("data/lengths.json").read_text(encoding="utf-8")
-    table: dict[str, dict[str, list[int]]] = json.loads(text)["lengths"]
-    return table

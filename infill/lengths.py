@@ -21,11 +21,12 @@ from . import languages
 from .languages import Language
 
 QUANTILES = (0.10, 0.50, 0.75, 0.90, 0.99)
-_EXPRESSIONS = frozenset(
+_EXPRESSION_KINDS = (
     "call binary_operator boolean_operator comparison_operator not_operator attribute subscript await lambda"
     " list dictionary tuple set method_invocation function_call binary unary element_reference array object"
-    " term literal table_constructor integer float number command_substitution".split()
+    " term literal table_constructor integer float number command_substitution"
 )
+_EXPRESSIONS = frozenset(_EXPRESSION_KINDS.split())
 _WORD = re.compile(rb"[^\W\d]\w*")
 
 
@@ -35,9 +36,9 @@ def kinds_of(language: Language, node: Node) -> Iterator[str]:
     if node.type.endswith("expression") or node.type in _EXPRESSIONS:
         yield "expression"
     parent = node.parent
-    if parent is not None and (parent.parent is None or parent.type in language.bodies):
-        if node.type not in language.comments:
-            yield "statement"
+    inside = parent is not None and (parent.parent is None or parent.type in language.bodies)
+    if inside and node.type not in language.comments:
+        yield "statement"
     for name, kinds in (
         ("argument_list", language.arguments),
         ("parameters", language.parameters),
