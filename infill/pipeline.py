@@ -18,12 +18,14 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from . import corpus, heldout, shards
+from .baselines import Choice
 from .learner import Learner, class_config, from_checkpoint, to_checkpoint
 from .training import MARKERS, Config, Trainer, TrainingError, append_line, read_config
 
 Stage = Literal["corpus", "shards", "train", "decay", "export"]
 Log = Callable[[dict[str, Any]], None]
 HELDOUT = ("heldout-package", "heldout-module")
+COPIES: tuple[Choice, ...] = ("random line", "previous line", "retrieval")
 
 
 def default_config() -> Path:
@@ -89,6 +91,7 @@ def run_training(
             if out is None:
                 raise TrainingError("say where the packed model should go")
             export(trainer, folder / "tokenizer.json", out)
+            write_card(trainer, folder, out)
 
 
 def _corpus(table: dict[str, Any], folder: Path, benchmark: Path | None, log: Log) -> None:
@@ -168,6 +171,45 @@ def export(trainer: Trainer, tokenizer: Path, out: Path) -> None:
     for name, content in (("config.json", class_config(shape, 4096)), ("stopgap.json", card)):
         _write(out / name, json.dumps(content, indent=2) + "\n")
     _write(out / "tokenizer.json", tokenizer.read_text(encoding="utf-8"))
+
+
+def write_card(trainer: Trainer, folder: Path, out: Path) -> None:
+    """MODEL_CARD.md beside the weights, every number measured on what `trainer` holds now."""
+    packages = shards.Shard.load(folder / f"{HELDOUT[0]}.npz")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    count, prompt = 200, 192
+    scores, _ = heldout.line_scores(trainer.learner, packages, tokenizer, MARKERS, count, prompt)
+    rows = [("starter, left to right", scores)]
+    for choice in COPIES:
+        copied = heldout.copy_scores(choice, packages, tokenizer, MARKERS, count, prompt)
+        rows.append((f"no model: {choice}", copied))
+    losses = heldout.losses(trainer.learner, packages, MARKERS, 64, trainer.trained_length())
+    manifest = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+    progress = trainer.progress
+    text = (
+        Path(__file__)
+        .with_name("data")
+        .joinpath("starter_card.md")
+        .read_text(encoding="utf-8")
+        .format(
+            parameters=sum(p.numel() for p in trainer.learner.parameters()) / 1e6,
+            megabytes=(out / "model.safetensors").stat().st_size / 1e6,
+            tokens=len(trainer.shard.tokens) / 1e6,
+            packages=len({row["name"] for row in manifest if row["split"] == "train"}) - 1,
+            positions=progress.positions / 1e6,
+            slots=progress.slots / 1e6,
+            minutes=progress.seconds / 60,
+            length=trainer.trained_length(),
+            canvas=max(phase.slots for phase in trainer.config.phases),
+            count=count,
+            rows="\n".join(f"| {name} | {s['exact']:.1f} | {s['similarity']:.1f} |" for name, s in rows),
+            ar=losses["ar"],
+            t1=losses["canvas t1"],
+            refined=losses["canvas t1 refined"],
+            t5=losses["canvas t5"],
+        )
+    )
+    _write(out / "MODEL_CARD.md", text)
 
 
 def _write(path: Path, content: str) -> None:
