@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def series(points: Sequence[dict[str, Any]], key: str, heldout: bool) -> list[tu
     ]
 
 
-def panel(title: str, named: dict[str, Points], levels: dict[str, float], left: int) -> str:
+def panel(title: str, named: Mapping[str, Points], levels: Mapping[str, float], left: int) -> str:
     """One chart of lines over positions seen, with dashed `levels`, as an SVG group shifted by `left`."""
     values = [y for points in named.values() for _, y in points] + list(levels.values())
     right = max((x for points in named.values() for x, _ in points), default=1.0) or 1.0
@@ -62,7 +62,7 @@ def panel(title: str, named: dict[str, Points], levels: dict[str, float], left: 
     return "\n".join([*out, "</g>"])
 
 
-def draw(points: Sequence[dict[str, Any]], levels: dict[str, float]) -> str:
+def draw(points: Sequence[dict[str, Any]], levels: Mapping[str, float]) -> str:
     """Losses while training, held-out losses, and exact match of drafts beside the copying baselines."""
     training = {"next token": series(points, "ar", False), "canvas": series(points, "canvas", False)}
     losses = {
