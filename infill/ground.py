@@ -116,11 +116,14 @@ class Ground:
         best = self._try(there)
         if best is None:
             return _Limit(0, 0, False, (), pythonic.NOT)
-        done = pythonic.FULL if self._python else pythonic.NOT
+        done = pythonic.SYNTAX if self._python else pythonic.NOT
         if there.strip() or (not best.count and best.compiles >= done):
             return best
+        until = self._clock() + self._budget_ms / 250 if self._clock and self._budget_ms else None
         apart = min(self._apart(), key=lambda one: (one.count, -one.compiles), default=best)
         for filler in dict.fromkeys(hole.wrap(one.encode()) for one in self.source.language.fillers):
+            if until is not None and self._clock is not None and self._clock() > until:
+                break  # four parses' worth: what is known by now must do
             made = self._try(filler)
             if made is not None and (made.count, -made.compiles) < (best.count, -best.compiles):
                 best = made
@@ -137,9 +140,11 @@ class Ground:
             return None
         text, tree = grown
         found = flaws(tree)
-        compiles = pythonic.compiles(self._region(text, tree, len(fill))[0])[0] if self._python else pythonic.NOT
         marks = self._marks(text, tree, self.hole.start + len(fill))
         near = self._near(text, found, len(fill)) if found else False
+        compiles = pythonic.NOT
+        if self._python and not near:  # with a flaw beside the hole there is nothing to try
+            compiles = pythonic.compiles(self._region(text, tree, len(fill))[0])[0]
         return _Limit(len(found), self._size(found, len(fill)), near, marks, compiles)
 
     def _near(self, text: bytes, found: Sequence[Flaw], size: int) -> bool:

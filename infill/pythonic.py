@@ -15,6 +15,9 @@ from .source import line_start
 FULL, SYNTAX, NOT = 2, 1, 0
 """How far Python gets with a text: to bytecode, to a syntax tree, nowhere."""
 
+BYTECODE_BYTES = 48 * 1024
+"""Longer texts are taken to the syntax tree only: bytecode costs about three times as much."""
+
 
 def compiles(region: bytes, want: int = FULL) -> tuple[int, SyntaxError | None]:
     """How far Python gets with a text, and what stopped it; no further than `want`.
@@ -28,7 +31,7 @@ def compiles(region: bytes, want: int = FULL) -> tuple[int, SyntaxError | None]:
             text = region.decode()
             tree = ast.parse(text, "<fill>")
             level = SYNTAX
-            if want == FULL:
+            if want == FULL and len(region) < BYTECODE_BYTES:
                 compile(tree, "<fill>", "exec", dont_inherit=True)
                 level = FULL
         except SyntaxError as error:

@@ -19,9 +19,9 @@ from .languages import Language
 Clock = Callable[[], float]
 """Seconds from any fixed moment, such as `time.monotonic`."""
 
-WHOLE_BYTES = 256 * 1024
+WHOLE_BYTES = 128 * 1024
 """Longer texts are parsed around one place only (a whole parse takes about 0.1 ms per KB)."""
-WINDOW_BYTES = 128 * 1024
+WINDOW_BYTES = 64 * 1024
 BOM = b"\xef\xbb\xbf"
 
 
