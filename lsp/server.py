@@ -351,10 +351,12 @@ async def serve(server: Server, stdin: BinaryIO, stdout: BinaryIO) -> None:
 async def _reader(server: Server, stdin: BinaryIO) -> Any:
     """A pipe is read by the event loop: pygls's own reader asks a thread for every line of a header."""
     reader = asyncio.StreamReader(limit=MAX_HEADER)
+    if sys.platform == "win32":  # its event loop cannot read the pipes an editor makes
+        return StdinAsyncReader(stdin, server.thread_pool)
     try:
         protocol = asyncio.StreamReaderProtocol(reader)
         await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, stdin)
-    except (ValueError, OSError, NotImplementedError):  # a file, or a console on Windows
+    except (ValueError, OSError):  # a file
         return StdinAsyncReader(stdin, server.thread_pool)
     return reader
 

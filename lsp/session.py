@@ -198,7 +198,7 @@ class Session:
         answer = tuple(found.values())
         if not answer and kind == "interactive":
             self._on_nothing(query.uri, end.reason or "the fill would change what is there already")
-        if end.stopped != "cancelled":
+        if answer or end.stopped not in {"cancelled", "budget"}:  # with more time there may be something
             desk.memory.put(query.data, query.cursor, answer)
         return answer
 

@@ -305,15 +305,13 @@ async def test_several_are_different_from_each_other() -> None:
 
 
 @run
-async def test_an_answer_cut_short_by_a_cancel_is_not_remembered() -> None:
+async def test_that_nothing_was_found_in_time_is_not_remembered() -> None:
     desk = Desk("x = ")
-    task = desk.ask()
-    await settle()
-    await desk.fills.answer(0, stopped="cancelled")
-    assert texts(task) == []
-    desk.ask()
-    await settle()
-    assert len(desk.fills.asked) == 2
+    for number, stopped in enumerate(["cancelled", "budget", "stable"]):
+        task = desk.ask()
+        await settle()
+        await desk.fills.answer(number, stopped=stopped)
+        assert texts(task) == []
 
 
 @run
