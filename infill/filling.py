@@ -107,9 +107,10 @@ class Filling:
     def frames(self, cache: PrefixCache, warm: Warm | None) -> Iterator[Draft]:
         """Encode, seed, denoise, judge, rank; yields a draft after every denoising step."""
         try:
+            similar = self._similar()
             last = self._encode(cache)
             row = self._warm_row(warm)
-            rows = [row] if row else self._seed(cache, last)
+            rows = [row] if row else self._seed(cache, last, similar)
             if self.strategy.denoise:
                 yield from self._denoise(cache, rows)
             self._rank(cache)
@@ -184,15 +185,23 @@ class Filling:
         self._note(f"warm start: {len(typed)} bytes of the last fill were typed, {len(ids)} slots are left")
         return row
 
-    def _seed(self, cache: PrefixCache, last: Tensor) -> list[Row]:
+    def _similar(self) -> list[list[int]]:
+        """Rests of similar lines, judged at once: they cost no model, so a very short deadline has an answer too."""
+        if not self.strategy.retrieved:
+            return []
+        lines = similar_lines(self.before, self.after, count=self.strategy.retrieved)
+        found = [self.tokenizer.encode(self.prompt.overlap + line) for line in lines]
+        for ids in found:
+            self.judge.offer(ids, float("-inf"), "similar line")
+        return found
+
+    def _seed(self, cache: PrefixCache, last: Tensor, similar: Sequence[list[int]]) -> list[Row]:
         """Rows to denoise: drafts, similar lines, then noise of likely lengths; no doubles."""
         overlap, strategy = self.prompt.overlap, self.strategy
         seeds: list[tuple[str, list[int]]] = []
         for n in range(strategy.drafts):
             seeds.append(("draft", self._draft(cache, last, temperature=0.8 if n else 0.0)))
-        if strategy.retrieved:
-            for line in similar_lines(self.before, self.after, count=strategy.retrieved):
-                seeds.append(("similar line", self.tokenizer.encode(overlap + line)))
+        seeds += [("similar line", ids) for ids in similar]
         for quantile in strategy.lengths:
             size = len(overlap) + getattr(self.hole.lengths, quantile)
             seeds.append(("noise", [NOISE] * min(max(1, round(size / self.bytes_per_token)), strategy.slots)))
@@ -247,11 +256,13 @@ class Filling:
                 yield from self._denoise_long(cache, row, schedule)
         rows = [row for row in rows if len(row.hole) <= self.strategy.slots]
         yield from self._round(cache, rows, schedule)
-        again = replace(schedule, max_steps=min(schedule.max_steps, self.strategy.repair_steps))
         for _ in range(self.strategy.repairs):
-            if not (rows := self._repair(rows)):
+            most = self.strategy.repair_steps
+            if self.request.max_steps is not None:
+                most = min(most, self.request.max_steps - self.steps)
+            if most <= 0 or not (rows := self._repair(rows)):
                 return
-            yield from self._round(cache, rows, again)
+            yield from self._round(cache, rows, replace(schedule, max_steps=most))
 
     def _round(
         self,
@@ -263,7 +274,7 @@ class Filling:
     ) -> Iterator[Draft]:
         """Denoise rows until they are done; `head` and `rest` are the fill's ids on either side of this canvas."""
         before = [row.hole for row in rows]
-        for step in denoise(
+        for _ in denoise(
             self.model,
             cache,
             rows,
@@ -281,8 +292,8 @@ class Filling:
             yield self._frame(rows, before, schedule.max_steps, head, rest)
             before = [row.draft for row in rows]
             self._look()
-            if step == schedule.max_steps:
-                self.stopped = "steps"
+        if rows and not all(row.done for row in rows):
+            self.stopped = "steps"
 
     def _denoise_long(self, cache: PrefixCache, row: Row, schedule: Schedule) -> Iterator[Draft]:
         """A hole wider than a canvas: canvas after canvas from left to right, each clamped to what follows in the seed.

@@ -131,6 +131,19 @@ def test_the_answer_comes_within_the_budget_and_one_step(tmp_path: Path, budget_
     assert outcome.fills, "the best checked draft so far is the answer"
 
 
+@pytest.mark.parametrize("cap", [1, 3, 8])
+def test_a_cap_on_steps_counts_repair_too(tmp_path: Path, cap: int) -> None:
+    outcome = Bench(tmp_path, "item) or (", noise=0.2).fill(FIND, max_steps=cap)
+    assert 0 < outcome.steps <= cap
+
+
+def test_a_similar_line_is_the_answer_when_there_was_no_time_for_the_model(tmp_path: Path) -> None:
+    marked = "def a(x):\n    y = x + 1\n    return y\n\n\ndef b(x):\n    y = x + 1\n    ‸\n"
+    outcome = Bench(tmp_path, "pass").fill(marked, budget_ms=0)
+    assert outcome.stopped == "budget"
+    assert [fill.text for fill in outcome.fills] == ["return y"]
+
+
 def test_the_second_request_encodes_only_what_changed(tmp_path: Path) -> None:
     bench = Bench(tmp_path, "item", strategy=Strategy(context=4000, warm=False))
     first = bench.fill(FIND, document="a.py")
