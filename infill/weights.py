@@ -53,7 +53,10 @@ def load_model(
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     if is_packed(folder):
         _check_tokenizer(folder, config)
-        return Model(config, load_packed(folder, config, device), folder.name)
+        model = Model(config, load_packed(folder, config, device), folder.name)
+        if model.int8 and device.type != "cpu":
+            raise ModelError(f"{folder} is packed in int8 for the CPU; choose the device cpu or pack it again")
+        return model
     if int8 is None:
         int8 = device.type == "cpu" and dtype == torch.float32 and int8_is_exact() and int8_is_fast(clock)
     elif int8 and (device.type != "cpu" or dtype != torch.float32):
