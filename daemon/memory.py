@@ -73,6 +73,11 @@ def trim() -> None:
     torch = _torch()
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+    trim_heap()
+
+
+def trim_heap() -> None:
+    """Gives back what the C allocator keeps between the sources of thousands of requests: a few MB, in under 1 ms."""
     if sys.platform == "linux":
         with suppress(AttributeError):  # musl has none, and keeps little
             ctypes.CDLL(None).malloc_trim(0)

@@ -79,6 +79,8 @@ class Server:
         self._gone = asyncio.Event()
         self._last_client = clock()
         self._on_battery = False
+        self._worked = False
+        """Whether requests have ended since the last look around."""
         self._inode = 0
         self._worker = Worker(config, self._from_worker, self._worker_died, clock)
         self._listening: asyncio.Server | None = None
@@ -139,6 +141,9 @@ class Server:
             log.info("nobody connected for %.0f minutes", idle / 60)
             self.leave()
         self._acceptance.save()
+        if self._worked and not self._live:
+            self._worked = False
+            memory.trim_heap()
         if self._config.pause_on_battery:
             self._follow_battery(power.on_battery())
 
@@ -343,6 +348,7 @@ class Server:
         if self._live.get(job.key) is not job:
             return
         del self._live[job.key]
+        self._worked = True
         if timer := self._timers.pop(job.key, None):
             timer.cancel()
         trace = job.work.trace

@@ -255,6 +255,8 @@ class Worker:
             self._last_used = self._clock()
             with self._wake:
                 self._scheduler.charge(job, self._last_used - started)
+            if job not in self._runs:
+                self._look()
 
     def _begin(self, job: Job[Task]) -> _Run:
         queued_ms = (self._clock() - job.arrived) * 1000
@@ -320,7 +322,6 @@ class Worker:
             self._scheduler.finish(run.job)
         self._runs.pop(run.job, None)
         self._close(run)
-        self._look()
         return alive
 
     def _look(self) -> None:
