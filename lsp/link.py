@@ -116,7 +116,8 @@ class Link:
 
     def _status(self, status: wire.Status | None) -> wire.Status | None:
         if status is not None:
-            self.instructions = status.instructions
+            # A daemon without a model in memory does not know.
+            self.instructions = status.instructions if status.state == "ready" else None
             self.model_languages = status.languages
             self._change(Health(_OF_MODEL[status.state], status.note, status.model))
         return status
