@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import pynvim
+import msgpack
 
 ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stopgap-editors"
@@ -37,18 +39,17 @@ class Neovim:
         init = home / "init.lua"
         init.write_text(INIT.format(plugin=str(ROOT / "editors/nvim"), setup=setup, before=before))
         self.home = home
-        kept = dict(os.environ)
-        for kind in ("CONFIG", "DATA", "STATE", "CACHE"):
-            os.environ[f"XDG_{kind}_HOME"] = str(home / kind.lower())
-        # The child reads our PATH: the stopgap command of this environment comes first.
-        os.environ["PATH"] = f"{ROOT / '.venv/bin'}{os.pathsep}{os.environ['PATH']}"
-        try:
-            self.rpc = pynvim.attach(
-                "child", argv=[str(executable(version)), "--embed", "--headless", "-u", str(init), "-i", "NONE"]
-            )
-        finally:
-            os.environ.clear()
-            os.environ.update(kept)
+        environment = {f"XDG_{kind}_HOME": str(home / kind.lower()) for kind in ("CONFIG", "DATA", "STATE", "CACHE")}
+        # The stopgap command of this environment comes first.
+        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self.process = subprocess.Popen(
+            [executable(version), "--embed", "--headless", "-u", init, "-i", "NONE"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **environment},
+        )
+        self._unpacker = msgpack.Unpacker()
+        self._ids = 0
 
     def __enter__(self) -> Neovim:
         return self
@@ -57,14 +58,40 @@ class Neovim:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self.rpc.command("lua require('stopgap.client').stop()")
+            self.lua("require('stopgap.client').stop()")
             self.until(lambda: self.lua("return #vim.lsp.get_clients() == 0"))
-            self.rpc.command("qall!", async_=True)
         finally:
-            self.rpc.close()
+            self.process.kill()
+            self.process.wait()
+            assert self.process.stdin is not None
+            assert self.process.stdout is not None
+            self.process.stdin.close()
+            self.process.stdout.close()
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """One request of Neovim's msgpack-rpc; what it tells us in between is not of interest here."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._ids += 1
+        self.process.stdin.write(msgpack.packb([0, self._ids, method, arguments]))
+        self.process.stdin.flush()
+        while True:
+            for message in self._unpacker:
+                if message[:2] == [1, self._ids]:
+                    assert message[2] is None, message[2]
+                    return message[3]
+            data = os.read(self.process.stdout.fileno(), 65536)
+            assert data, f"Neovim has ended: {self.process.wait()}"
+            self._unpacker.feed(data)
 
     def lua(self, code: str, *arguments: Any) -> Any:
-        return self.rpc.exec_lua(code, *arguments)
+        return self.call("nvim_exec_lua", code, arguments)
+
+    def command(self, command: str) -> None:
+        self.call("nvim_command", command)
+
+    def type(self, keys: str) -> None:
+        self.call("nvim_input", keys)
 
     def until(self, true: Callable[[], Any]) -> Any:
         """Wait for something, and return it; the screen and the messages are in the failure."""
@@ -78,11 +105,8 @@ class Neovim:
         """Open a new file with this text and wait until the server knows it."""
         path = self.home / name
         path.write_text(text, encoding="utf-8")
-        self.rpc.command(f"edit {path}")
+        self.command(f"edit {path}")
         self.until(lambda: self.lua("local c = require('stopgap.client').attached(0); return c and c.initialized"))
-
-    def type(self, keys: str) -> None:
-        self.rpc.input(keys)
 
     def lines(self) -> list[str]:
         return list(self.lua("return vim.api.nvim_buf_get_lines(0, 0, -1, false)"))

@@ -1,7 +1,8 @@
 """An engine that knows a few lines by heart, for the real daemon behind real editors.
 
-At a cursor it answers what completes the line typed so far. A rewrite of a line refines in steps, so that
-drafts can be seen; its answer depends on the seed. `STOPGAP_TEST_STEPS` and `STOPGAP_TEST_STEP_MS` pace it.
+At a cursor it answers what the line typed so far becomes, in place of what stands behind the cursor. A rewrite
+of a line refines in steps, so that drafts can be seen; its answer depends on the seed. `STOPGAP_TEST_STEPS` and
+`STOPGAP_TEST_STEP_MS` pace it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ LINES = (
 REWRITES = ("return sorted(set(values))  # 😀 ok", "return list(dict.fromkeys(values))")
 
 
+def line_end(source: bytes, offset: int) -> int:
+    found = source.find(b"\n", offset)
+    return len(source) if found < 0 else found
+
+
 class Engine:
     def fill(self, request: FillRequest, stop: Callable[[], bool]) -> Iterator[Draft | Outcome]:
         if request.target != "cursor":
@@ -37,14 +43,14 @@ class Engine:
             Fill(text.replace("\n", "\n" + indent), -0.01 * n) for n, text in enumerate(rest[: request.candidates])
         )
         why = "" if fills else "this engine does not know the line"
-        yield Outcome(request.start, request.start, "line", fills, reason=why, steps=1, model="knower", stopped="stable")
+        end = line_end(request.source, request.start)
+        yield Outcome(request.start, end, "line", fills, why, steps=1, model="knower", stopped="stable")
 
     def rewrite(self, request: FillRequest, stop: Callable[[], bool]) -> Iterator[Draft | Outcome]:
         start, end = request.start, request.end
         if start == end:  # the line around it, without its indentation
             line_start = request.source.rfind(b"\n", 0, start) + 1
-            line_end = request.source.find(b"\n", start)
-            end = len(request.source) if line_end < 0 else line_end
+            end = line_end(request.source, start)
             line = request.source[line_start:end]
             start = line_start + len(line) - len(line.lstrip())
         text = REWRITES[request.seed % len(REWRITES)]

@@ -74,7 +74,7 @@ code("require('stopgap').setup({\n  debounce_ms = 50,\n  keys = { accept = '<C-l
   .. '  settings = { showThreshold = 0.3 },\n})')
 for _, option in ipairs(config.options) do
   add()
-  tagged(option.name, 'stopgap-' .. option.name)
+  tagged(option.name, 'stopgap-option-' .. option.name)
   wrap(option.doc, 8)
   if option.values then
     wrap(("One of '%s'."):format(table.concat(option.values, "', '")), 8)
@@ -102,9 +102,7 @@ wrap("The same for mappings of your own: require('stopgap').accept(part), part b
 section('COMMANDS', ':Stopgap')
 for _, command in ipairs(config.commands) do
   local arguments = command.args and (' [%s]'):format(table.concat(command.args, '|')) or ''
-  arguments = command.name == 'rewrite' and ' [instruction]' or arguments
-  add(('%s:Stopgap %s%s'):format(command.name == 'rewrite' and ':[range]' or '', command.name, arguments)
-    :gsub('^:%[range%]:', ':[range]'))
+  add((':%sStopgap %s%s'):format(command.range and '[range]' or '', command.name, arguments))
   wrap(command.doc, 8)
 end
 add()

@@ -25,6 +25,13 @@ M.drafts = {}
 
 local missing_told = false
 
+---The protocol's name for a filetype.
+---@param filetype string
+---@return string
+function M.language_id(filetype)
+  return LANGUAGE_IDS[filetype] or filetype
+end
+
 ---@param status stopgap.Status?
 local function set_status(status)
   M.status = status
@@ -105,7 +112,7 @@ local function definition(root)
     handlers = handlers,
     init_options = vim.tbl_extend('force', config.values.settings, settings),
     get_language_id = function(_, filetype)
-      return LANGUAGE_IDS[filetype] or filetype
+      return M.language_id(filetype)
     end,
     on_exit = vim.schedule_wrap(function(code, signal)
       local ended = code == 0 or signal == 15

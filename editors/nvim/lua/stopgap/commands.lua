@@ -161,7 +161,7 @@ function M.complete(lead, line)
     choices = vim.tbl_keys(M.run)
   else
     for _, command in ipairs(config.commands) do
-      if command.name == words[1] and #words == 2 then
+      if command.name == words[1] and #words == 2 and not command.range then
         choices = command.args or {}
       end
     end

@@ -99,7 +99,7 @@ M.keys = {
   { name = 'preview_again', mode = 'preview', default = '<M-]>', doc = 'Ask for another rewrite of the same place.' },
 }
 
----@type (stopgap.Entry|{args?: string[]})[]
+---@type (stopgap.Entry|{args?: string[], range?: boolean})[]
 M.commands = {
   { name = 'enable', args = { 'buffer' }, doc = 'Show ghost text again, everywhere or in this buffer.' },
   { name = 'disable', args = { 'buffer' }, doc = 'No ghost text, everywhere or in this buffer; typing then sends '
@@ -109,7 +109,7 @@ M.commands = {
   { name = 'resume', doc = 'Take it back.' },
   { name = 'status', doc = 'What the daemon is doing, and with which model.' },
   { name = 'why', doc = 'Why nothing appeared: the last requests and what became of them.' },
-  { name = 'rewrite', doc = 'Rewrite the selection, or the function around the cursor. Words after it are an '
+  { name = 'rewrite', args = { 'instruction' }, range = true, doc = 'Rewrite the selection, or the function around the cursor. Words after it are an '
     .. 'instruction, for models that follow instructions. Shows a preview first.' },
   { name = 'fill', doc = 'Fill the hole at the cursor: a placeholder, or an empty body. Shows a preview first.' },
   { name = 'accept', doc = 'Apply the preview.' },

@@ -114,17 +114,16 @@ local function paint(buf, rest, over, hint)
   for i = 2, #lines do
     chunks[i - 1] = { { text.printable(lines[i]), 'StopgapGhost' } }
   end
-  local tail = behind:sub(#over + 1)
-  if behind ~= '' then -- it moves to the end of the last line: blank it here, show it there
-    local blank = (' '):rep(vim.fn.strdisplaywidth(behind))
-    mark(col, { virt_text = { { blank, 'Normal' } }, virt_text_pos = 'overlay', hl_mode = 'replace' })
-    table.insert(chunks[#chunks], { tail, 'Normal' })
-  end
   if hint ~= '' then
     table.insert(chunks[#chunks], { hint, 'StopgapHint' })
   end
-  if lines[1] ~= '' then
-    mark(col, { virt_text = { { text.printable(lines[1]), 'StopgapGhost' } }, virt_text_pos = 'inline' })
+  local first = text.printable(lines[1])
+  if behind ~= '' then -- it moves to the end of the last line: covered here, shown there
+    local blank = math.max(vim.fn.strdisplaywidth(behind) - vim.fn.strdisplaywidth(first), 0)
+    mark(col, { virt_text = { { first, 'StopgapGhost' }, { (' '):rep(blank), 'Normal' } }, virt_text_pos = 'overlay' })
+    table.insert(chunks[#chunks], 2, { behind:sub(#over + 1), 'Normal' })
+  elseif first ~= '' then
+    mark(col, { virt_text = { { first, 'StopgapGhost' } }, virt_text_pos = 'inline' })
   end
   mark(col, { virt_lines = chunks })
 end

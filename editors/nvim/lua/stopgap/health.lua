@@ -32,7 +32,7 @@ end
 
 local function check_keys()
   for _, key in ipairs(config.keys) do
-    local lhs = config.values.keys[key.name]
+    local lhs = key.mode == 'i' and config.values.keys[key.name]
     if lhs and keys.taken[lhs] then
       vim.health.warn(('%s (%s) was mapped already, so it is not ours'):format(lhs, key.name),
         { ("choose another: require('stopgap').setup({ keys = { %s = '…' } })"):format(key.name) })

@@ -143,7 +143,7 @@ function M.trigger(not_this)
     builtin.enable(buf, false)
     if not ghost.show(buf, items, true, first) then
       M.refresh_builtin()
-      api.nvim_echo({ { 'stopgap: nothing for this place (:Stopgap why)' } }, false, {})
+      api.nvim_echo({ { 'stopgap: nothing for this place (:Stopgap why)' } }, true, {})
     end
   end)
 end

@@ -152,9 +152,8 @@ function M.start(buf, params)
       end
     end,
   })
-  local cursor = api.nvim_win_get_cursor(0)
-  paint(('stopgap: asking … · %s stop'):format(config.values.keys.preview_reject or ':Stopgap reject'),
-    cursor[1] - 1, cursor[1] - 2, {})
+  local row = params.range['end'].line
+  paint(('stopgap: asking … · %s stop'):format(config.values.keys.preview_reject or ':Stopgap reject'), row, row, {})
   client.drafts[token] = function(draft)
     if current == mine and not mine.result then
       on_draft(draft)
