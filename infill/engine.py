@@ -23,12 +23,14 @@ from .filling import Clockwork, Filling, Warm
 from .judge import Judge
 from .model import Model
 from .prefix import PrefixCache
-from .source import newline
+from .source import newline, unparsed
 from .strategy import Strategy
 from .syntax import Gate
 from .tokenizer import Tokenizer
 
 STARTER = Path(__file__).parent / "starter"
+PARSE_BUDGET_MS = 100.0
+"""Longest single parse: a megabyte takes about that long. What takes longer is refused, with that reason."""
 
 
 @dataclass(slots=True)
@@ -37,6 +39,7 @@ class _Document:
 
     cache: PrefixCache
     warm: Warm | None = None
+    source: holes.Source | None = None
     busy: bool = False
 
 
@@ -64,13 +67,15 @@ class InfillEngine:
     def fill(self, request: FillRequest, stop: Callable[[], bool]) -> Iterator[Draft | Outcome]:
         """See `contract.Engine`. Problems with the request are raised before the first draft."""
         clockwork = Clockwork(self.clock, self.clock(), stop, request.budget_ms)
-        language = languages.by_name(request.language)
-        source = holes.parse(request.source, language, around=request.start)
+        source = self._parse(request)
         hole = holes.locate(source, request)
         prompt = self._prompt(source, hole, request)
-        gate = Gate(source, hole, allow_unchecked=request.allow_unchecked)
+        gate = Gate(
+            source, hole, clock=self.clock, budget_ms=PARSE_BUDGET_MS, allow_unchecked=request.allow_unchecked
+        )
         judge = Judge(self.tokenizer, gate, hole, prompt.overlap, crlf=newline(source.text) == b"\r\n")
         document = self._document(request.document, len(prompt.ids))
+        document.source = source
         filling = Filling(
             self.model,
             self.tokenizer,
@@ -89,6 +94,23 @@ class InfillEngine:
             document.busy = False
         document.warm = filling.warm or document.warm
         yield filling.outcome(self.name)
+
+    def _parse(self, request: FillRequest) -> holes.Source:
+        """The request's text with its tree; without one where the caller accepts unchecked fills."""
+        known = self._documents.get(request.document)
+        try:
+            return holes.parse(
+                request.source,
+                languages.by_name(request.language),
+                around=request.start,
+                previous=known.source if known else None,
+                budget_ms=PARSE_BUDGET_MS,
+                clock=self.clock,
+            )
+        except languages.GrammarMissing as missing:
+            if not request.allow_unchecked:
+                raise
+            return unparsed(request.source, languages.by_name(request.language), str(missing))
 
     def _prompt(self, source: holes.Source, hole: holes.Hole, request: FillRequest) -> Prompt:
         """What the model is shown; a cursor inside a word leaves the word to the fill's first token."""

@@ -135,7 +135,19 @@ def _selection(source: Source, start: int, end: int) -> Hole:
     kind = node.type if node is not None and exact else "line"
     if b"\n" in source.text[start:end].strip() and not exact:
         kind = "block"
+    if exact and node is not None and _stands_for_code(source, node):
+        kind = "statement" if node.type in source.language.comments else kind
+        return make(source, start, end, kind, "selection", replaced=0)
     return make(source, start, end, kind, "selection", replaced=end - start)
+
+
+def _stands_for_code(source: Source, node: Node) -> bool:
+    """A comment or placeholder in place of code: its own length says nothing about the fill's."""
+    if node.type in source.language.comments:
+        return True
+    pattern = source.language.placeholder
+    text = source.text[node.start_byte : node.end_byte]
+    return bool(pattern) and len(text) < 400 and re.fullmatch(pattern.encode(), text, re.DOTALL) is not None
 
 
 def _function_node(source: Source, offset: int) -> Node | None:
@@ -197,7 +209,9 @@ def _body_hole(source: Source, function: Node, scope: Scope) -> Hole | None:
         line = newline(source.text) + inner  # comments say what to write: they stay
         return make(source, end, end, "block", scope, lead=line, indent=inner)
     if source.text[start:end].strip() or (body is not None and members(source, body)):
-        return make(source, start, end, "block", scope, replaced=end - start)
+        only = members(source, body) if body is not None else []
+        stands_in = len(only) == 1 and _stands_for_code(source, only[0])
+        return make(source, start, end, "block", scope, replaced=0 if stands_in else end - start)
     if body is not None and source.text[body.start_byte : body.start_byte + 1] == b"{":
         return between_braces(source, body, outer, scope)
     line = newline(source.text)
