@@ -121,7 +121,7 @@ async def fill(ls: Server, params: Any) -> dict[str, Any]:
     if choice is None:
         return {"reason": "stopgap/fill wants action, textDocument and range"}
     seed = given.get("seed")
-    job = make_job(ls, choice, seed if isinstance(seed, int) else 0)
+    job = make_job(ls, choice, seed & 0x7FFFFFFF if isinstance(seed, int) else 0)
     if isinstance(job, str):
         return {"reason": job}
     token = given.get("token")

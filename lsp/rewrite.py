@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from lsprotocol import types as lsp
@@ -35,6 +35,8 @@ LSP_KINDS: dict[Kind, str] = {
     "another": "refactor.rewrite.stopgap",
 }
 ANNOTATION = "stopgap"
+MAX_INSTRUCTION = 4000
+"""Characters; the wire's own limit is counted in bytes."""
 MOVED_ON = "stopgap: the text changed meanwhile, so nothing was touched; ask again"
 
 
@@ -81,7 +83,7 @@ class Choice:
             lsp.Position(a, b),
             lsp.Position(c, d),
             version if isinstance(version, int) else None,
-            instruction if isinstance(instruction, str) else "",
+            instruction[:MAX_INSTRUCTION] if isinstance(instruction, str) else "",
         )
 
 
@@ -151,7 +153,7 @@ async def run(ls: Server, choice: Choice) -> bool:
         words = await ls.ask_for_words("What shall become of this code?")
         if not words:
             return False
-        choice = Choice(choice.kind, choice.uri, choice.start, choice.end, choice.version, words)
+        choice = replace(choice, instruction=words[:MAX_INSTRUCTION])
     found = await compute(ls, choice)
     if found is None:
         return False

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from lsprotocol import types as lsp
+from pygls.exceptions import JsonRpcException
 from pygls.io_ import StdinAsyncReader, StdoutWriter, run_async
 from pygls.lsp.server import LanguageServer
 
@@ -127,7 +128,7 @@ class Server(LanguageServer):
     def language(self, snapshot: Snapshot) -> languages.Language | None:
         found = language_of(snapshot.language_id, snapshot.uri)
         if found is None and self.settings.allow_unchecked and snapshot.language_id:
-            return languages.plain(snapshot.language_id)
+            return languages.plain(snapshot.language_id[:64])
         return found
 
     def refusal(self, snapshot: Snapshot) -> str:
@@ -184,7 +185,8 @@ class Server(LanguageServer):
 
     def report_server_error(self, error: Exception, source: Any) -> None:
         """Into the log: pygls shows every internal error as a popup."""
-        logger.error("%s: %s", getattr(source, "__name__", source), error)
+        level = logging.WARNING if isinstance(error, JsonRpcException) else logging.ERROR
+        logger.log(level, "%s: %s", getattr(source, "__name__", source), error, exc_info=error)
 
     # ---- positions -----------------------------------------------------------------------------------
 
@@ -343,7 +345,7 @@ async def serve(server: Server, stdin: BinaryIO, stdout: BinaryIO) -> None:
     stop = threading.Event()
     reader = await _reader(server, stdin)
     try:
-        await run_async(stop, reader, server.protocol, logger, server.report_server_error)
+        await run_async(stop, reader, server.protocol, error_handler=server.report_server_error)
     finally:
         await server.link.close()
 
@@ -362,9 +364,12 @@ async def _reader(server: Server, stdin: BinaryIO) -> Any:
 
 
 def main() -> None:
-    """`stopgap lsp`: serve one editor on standard input and output."""
+    """`stopgap lsp`: serve one editor on standard input and output. STOPGAP_LSP_LOG=DEBUG logs to stderr."""
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # a stray print must not break the protocol
     gc.freeze()  # 3,000 LSP types that never die: walking them would stop the server for 20 ms now and then
-    logging.basicConfig(level=os.environ.get("STOPGAP_LSP_LOG", "CRITICAL").upper(), stream=sys.stderr)
+    level = os.environ.get("STOPGAP_LSP_LOG", "").upper()
+    logging.basicConfig(level=level or "ERROR", stream=sys.stderr)
+    if not level:  # what pygls calls an error is mostly a client's oddity, and we report our own
+        logging.getLogger("pygls").setLevel(logging.CRITICAL)
     asyncio.run(serve(make(), stdin, stdout))
