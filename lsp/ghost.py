@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+BLANKS = b" \t"
 CLOSERS = frozenset(b")]}>\"'`")
 INERT_TAIL = frozenset(b":{;,")
 BRACKETS = {0x29: 0x28, 0x5D: 0x5B, 0x7D: 0x7B}
@@ -17,7 +18,8 @@ BRACKETS = {0x29: 0x28, 0x5D: 0x5B, 0x7D: 0x7B}
 class Ghost:
     """`insert` replaces `back` bytes before the cursor and `over` bytes behind it, all on the cursor's line.
 
-    `back` is 0 but for indentation that differs from the fill's; what `over` covers reappears in `insert`.
+    `back` is 0 but for indentation that differs from the fill's; what `over` covers, blanks aside, reappears
+    in `insert`.
     """
 
     insert: bytes
@@ -41,9 +43,12 @@ def ghost(
     if not start <= cursor <= end:
         return None
     new = with_line_ending(text, line_ending(data)).encode()
-    typed = data[start:cursor]
+    typed, back = data[start:cursor], 0
     if not new.startswith(typed):
-        return None
+        # A blank line gets the fill's own indentation in place of what an editor or the user put there.
+        if typed.strip(BLANKS) or data[_line_start(data, start) : start].strip(BLANKS):
+            return None
+        typed, back = b"", len(typed)
     insert, over = without_common_tail(new[len(typed) :], data[cursor:end])
     after = data[cursor + len(over) :]
     rest_of_line = after.splitlines()[0] if after[:1] not in {b"", b"\r", b"\n"} else b""
@@ -57,7 +62,7 @@ def ghost(
         return None
     if b"\n" in insert and not is_inert(rest_of_line):
         return None
-    return Ghost(insert, len(over), score=score, checked=checked)
+    return Ghost(insert, len(over), back, score, checked)
 
 
 def is_inert(rest_of_line: bytes) -> bool:
@@ -69,8 +74,13 @@ def is_inert(rest_of_line: bytes) -> bool:
 
 
 def is_subsequence(few: bytes, many: bytes) -> bool:
+    """Whether `many` has all of `few`, blanks aside, in the same order."""
     left = iter(many)
-    return all(byte in left for byte in few)
+    return all(byte in left for byte in few if byte not in BLANKS)
+
+
+def _line_start(data: bytes, offset: int) -> int:
+    return max(data.rfind(b"\n", 0, offset), data.rfind(b"\r", 0, offset)) + 1
 
 
 def line_ending(data: bytes) -> str:

@@ -41,7 +41,7 @@ class TypedThrough:
         indent = len(line) if not line.strip(b" \t") else 0
         if indent:
             head = head[:-indent]
-            ghosts = tuple(replace(g, insert=line + g.insert) for g in ghosts)
+            ghosts = tuple(replace(g, insert=line[: indent - g.back] + g.insert, back=0) for g in ghosts)
         self._entries.appendleft(Entry(head, tail, ghosts, indent))
         size = 0
         for kept, entry in enumerate(self._entries):

@@ -85,7 +85,7 @@ def test_nothing_outside_the_hole_and_nothing_typed_is_ever_lost(
     if shown is None:
         return
     after = accepted(data, cursor, shown).decode()
-    assert after.startswith(head + typed)
+    assert after.startswith(head + (typed if typed.strip(" ") else ""))
     assert after.endswith(tail)
-    left = iter(after[len(head + typed) :])
-    assert all(character in left for character in over)
+    left = iter(after[len(head) :])
+    assert all(character in left for character in typed + over if character != " ")

@@ -70,6 +70,13 @@ def test_the_indentation_the_request_was_made_at_may_change(indent: str) -> None
     assert asked(cached("if x:\n    |\n", "foo(1)"), f"if x:\n{indent}f|\n") == ["if x:\n    foo(1)\n"]
 
 
+def test_a_ghost_with_its_own_indentation_keeps_it() -> None:
+    memory = TypedThrough()
+    memory.put(b"if x:\n        \n", 14, (Ghost(b"    foo", back=8),))
+    assert asked(memory, "if x:\n        |\n") == ["if x:\n    foo\n"]
+    assert asked(memory, "if x:\n    f|\n") == ["if x:\n    foo\n"]
+
+
 def test_indentation_within_a_line_is_not_ignored() -> None:
     assert asked(cached("x = |", "  foo"), "x =  foo|") is None
     assert asked(cached("x =|", " foo"), "x =\tf|") is None
