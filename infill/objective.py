@@ -115,6 +115,9 @@ def rows(
 ) -> Rows:
     """The batch of holes `indices`; noise is uniform over all `vocabulary` ids, as it is at inference.
 
+    A row's window ends anywhere in its last three fifths, and the beginning of another window fills the rest:
+    when every row ended with `<end>`, the model learnt the row's length, and drafts of that length were empty.
+
     Next-token targets of the hole and its `<end>` weigh `hole_weight`: they are a twentieth of the row, and a
     draft that does not learn to stop is useless. The first half of a row's canvases is the row's own hole at
     different noise; the others are other holes of the same file whose prefix lies inside P, where the near
@@ -130,10 +133,15 @@ def rows(
     spare = np.zeros(shape, dtype=np.bool_)
     cut = np.ones((b, canvases), dtype=np.int64)
     for row, index in enumerate(indices):
-        made = window(shard, int(index), length + 1, markers, rng)
-        ids[row, : len(made.ids)] = made.ids
-        weight[row, : len(made.ids) - 1] = 1.0
-        weight[row, made.hole_at - 1 : len(made.ids) - 1] = hole_weight
+        made = window(shard, int(index), int(rng.integers(length * 2 // 5, length + 2)), markers, rng)
+        size = len(made.ids)
+        ids[row, :size] = made.ids
+        weight[row, : size - 1] = 1.0
+        weight[row, made.hole_at - 1 : size - 1] = hole_weight
+        if size < length - 16:
+            filler = window(shard, int(rng.integers(len(shard))), length, markers, rng).ids[: length + 1 - size]
+            ids[row, size : size + len(filler)] = filler
+            weight[row, size : size + len(filler) - 1] = 1.0
         if not canvases:
             continue
         others = _others(shard, int(index), made, rng)
@@ -156,7 +164,7 @@ def rows(
             spare[row, k, len(middle) + 1 : free] = True
             hole[row, k, :free] = True
             used[row, k, : free + len(suffix)] = True
-    weight[np.isin(ids[:, 1:], (markers.suffix, markers.prefix, pad))] = 0.0
+    weight[np.isin(ids[:, 1:], (markers.bos, markers.suffix, markers.prefix, pad))] = 0.0
     canvas, spoilt = spoil(truth, hole, noise, vocabulary, rng)
     canvas_weight = np.where(spoilt, 1.0, noise.clean_weight) * np.where(spare, noise.spare_weight, 1.0) * hole
     return Rows(ids, weight, canvas, truth, canvas_weight.astype(np.float32), hole, used, cut)

@@ -74,6 +74,14 @@ def test_no_loss_on_padding_or_on_markers_whose_place_is_chance(shard: Shard) ->
     assert made.weight[target == MARKERS.end].all() and (target == MARKERS.end).sum() == len(target)
 
 
+def test_a_draft_ends_anywhere_in_a_row(shard: Shard) -> None:
+    """Where it always ended at the row's end, the model learnt the place and not the reason."""
+    made = batch(shard)
+    ends = [int(np.flatnonzero(row == MARKERS.end)[0]) for row in made.ids]
+    assert len(set(ends)) > 11 and max(ends) > 110 and min(ends) < 70
+    assert (made.ids != PAD).mean() > 0.95
+
+
 def test_a_canvas_stands_where_its_prefix_ends(shard: Shard, tokenizer: Tokenizer) -> None:
     """The encoder text before the cut, the hole and the clamped suffix are one stretch of the file."""
     made = batch(shard)
