@@ -200,7 +200,8 @@ class Filling:
         overlap, strategy = self.prompt.overlap, self.strategy
         seeds: list[tuple[str, list[int]]] = []
         for n in range(strategy.drafts):
-            seeds.append(("draft", self._draft(cache, last, temperature=0.8 if n else 0.0)))
+            draft = self._draft(cache, last, temperature=0.8 if n else 0.0)
+            seeds += [("draft", draft), ("draft's first line", self._first_line(draft))]
         seeds += [("similar line", ids) for ids in similar]
         for quantile in strategy.lengths:
             size = len(overlap) + getattr(self.hole.lengths, quantile)
@@ -214,12 +215,19 @@ class Filling:
         self._note("seeds: " + ", ".join(f"{row.origin} of {len(row.hole)} slots" for row in rows.values()))
         return list(rows.values())
 
+    def _first_line(self, draft: Sequence[int]) -> list[int]:
+        """A draft up to its first line end: a small model often writes on where the suffix already stands."""
+        ends = [i for i, id_ in enumerate(draft) if b"\n" in self.tokenizer.token_bytes[id_]]
+        line = list(draft[: ends[0]]) if ends else []
+        self.judge.offer(line, float("-inf"), "draft")
+        return line
+
     def _first(self) -> list[int] | None:
         """What a healed first slot may hold; None where nothing is to be healed."""
         return (self.tokenizer.starting_with(self.prompt.overlap) or None) if self.prompt.overlap else None
 
     def _draft(self, cache: PrefixCache, last: Tensor, *, temperature: float) -> list[int]:
-        most = round(self.hole.lengths.p99 / self.bytes_per_token)
+        most = round(self.hole.lengths.p90 / self.bytes_per_token)
         limit = min(max(8, most), self.strategy.longest)
         words = left_to_right(
             self.model,

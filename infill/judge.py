@@ -5,12 +5,17 @@ The one owner of the candidates: nothing reaches a user that is not in here. Kno
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .holes import Hole
 from .syntax import Gate, Verdict
 from .tokenizer import Tokenizer
+
+
+_LOOP = re.compile(rb"(?=[^\n]{0,11}[A-Za-z_])([^\n]{1,24}?)\1{3,}")
+"""One piece of a line, a letter in it, four times in a row: what small models fall into, and very sure of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,8 @@ class Judge:
             text = text.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
         if not text.strip():
             return Verdict(False, "empty", None), text
+        if loop := _LOOP.search(text):
+            return Verdict(False, "repeats itself", (loop.start(), loop.end())), text
         tidy = self.gate.tidy(self.hole.wrap(text))
         verdict = self.gate.check(tidy)
         if verdict.span is not None:

@@ -97,6 +97,23 @@ def test_what_does_not_parse_is_never_offered_and_the_reason_is_said(tmp_path: P
     assert "gate" in outcome.reason
 
 
+def test_a_draft_that_repeats_itself_is_never_offered(tmp_path: Path) -> None:
+    outcome = Bench(tmp_path, "self.name.name.name.name").fill(FIND)
+    assert outcome.fills == ()
+    assert "repeats itself" in outcome.reason
+
+
+def test_a_draft_that_writes_on_is_also_judged_up_to_its_first_line_end(tmp_path: Path) -> None:
+    bench = Bench(
+        tmp_path,
+        "item\n    return None\n    return (",
+        strategy=Strategy(context=4000, denoise=False, retrieved=0, lengths=()),
+    )
+    marked = "def find(items):\n    item = items[0]\n    ‸pass‸\n"
+    bench.model.drafted = bench.engine.tokenizer.encode(b"return item\n    )")
+    assert [fill.text for fill in bench.fill(marked).fills] == ["return item"]
+
+
 def test_a_cursor_inside_a_word_is_healed(tmp_path: Path) -> None:
     """The prefix ends before the word's last token, which the fill's first slot must repeat."""
     marked = FIND.replace("return ‸", "retu‸")
