@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .document import END_OF_LINE
+
 BLANKS = b" \t"
 CLOSERS = frozenset(b")]}>\"'`")
+LOOK_AHEAD = 8192
+"""Bytes behind the cursor that are looked at; the rest of a large file is not worth copying."""
 INERT_TAIL = frozenset(b":{;,")
 BRACKETS = {0x29: 0x28, 0x5D: 0x5B, 0x7D: 0x7B}
 
@@ -50,8 +54,8 @@ def ghost(
             return None
         typed, back = b"", len(typed)
     insert, over = without_common_tail(new[len(typed) :], data[cursor:end])
-    after = data[cursor + len(over) :]
-    rest_of_line = after.splitlines()[0] if after[:1] not in {b"", b"\r", b"\n"} else b""
+    after = data[cursor + len(over) : cursor + len(over) + LOOK_AHEAD]
+    rest_of_line = after[: len(after) if (end_of_line := END_OF_LINE.search(after)) is None else end_of_line.start()]
     if not checked:  # the gate has done this, and more, to a fill that it could check
         insert = _without_repeated_closers(_without_repeated_lines(insert, after), after)
     if not rest_of_line.strip():

@@ -43,8 +43,10 @@ async def inline_completion(ls: Server, params: lsp.InlineCompletionParams) -> l
     for ghost in found:
         if selected is not None and (ghost.over or ghost.back):
             continue
-        text = data[start : cursor - ghost.back] + ghost.insert
-        where = ls.range(snapshot, start, end + ghost.over)
+        # Neovim 0.12 lays a text with a range over what stands behind the cursor, brackets and all.
+        at = cursor if ls.client.overlays and not (ghost.back or ghost.over) and selected is None else start
+        text = data[at : cursor - ghost.back] + ghost.insert
+        where = ls.range(snapshot, at, end + ghost.over)
         items.append(lsp.InlineCompletionItem(text.decode(), range=where, command=accepted(ghost, snapshot)))
     return items
 
