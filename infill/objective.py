@@ -75,13 +75,14 @@ class Window:
 
 
 def window(shard: Shard, index: int, length: int, markers: InfillMarkers, rng: Rng) -> Window:
-    """Hole `index` with as much of its suffix and prefix as `length` ids hold; shorter only at file ends."""
+    """Hole `index` with as much of its suffix and prefix as `length` ids hold; shorter only at file ends,
+    longer only where the hole leaves fewer than 16 ids for them."""
     a, b, c, d = shard.cuts[index]
     file = shard.hole_file[index]
     begin, finish = shard.file_start[file], shard.file_start[file + 1]
     before, after = shard.hole_before[index], shard.hole_after[index]
     hole = shard.pieces[b:c]
-    room = length - len(hole) - 4  # bos, <suf>, <pre>, <end>
+    room = max(16, length - len(hole) - 4)  # bos, <suf>, <pre>, <end>
     available = int((b - a) + before - begin)
     context: list[int] = []
     if available > 2 * room and rng.random() < 0.15:  # the file's head, where its imports stand
@@ -115,8 +116,8 @@ def rows(
 ) -> Rows:
     """The batch of holes `indices`; noise is uniform over all `vocabulary` ids, as it is at inference.
 
-    A row's window ends anywhere in its last three fifths, and the beginning of another window fills the rest:
-    when every row ended with `<end>`, the model learnt the row's length, and drafts of that length were empty.
+    A row's own window ends anywhere, and shorter ones fill the rest, the last one cut off: when every row ended
+    with `<end>`, the model learnt the row's length, and drafts in that place were empty.
 
     Next-token targets of the hole and its `<end>` weigh `hole_weight`: they are a twentieth of the row, and a
     draft that does not learn to stop is useless. The first half of a row's canvases is the row's own hole at
@@ -133,15 +134,15 @@ def rows(
     spare = np.zeros(shape, dtype=np.bool_)
     cut = np.ones((b, canvases), dtype=np.int64)
     for row, index in enumerate(indices):
-        made = window(shard, int(index), int(rng.integers(length * 2 // 5, length + 2)), markers, rng)
-        size = len(made.ids)
-        ids[row, :size] = made.ids
-        weight[row, : size - 1] = 1.0
-        weight[row, made.hole_at - 1 : size - 1] = hole_weight
-        if size < length - 16:
-            filler = window(shard, int(rng.integers(len(shard))), length, markers, rng).ids[: length + 1 - size]
-            ids[row, size : size + len(filler)] = filler
-            weight[row, size : size + len(filler) - 1] = 1.0
+        long = rng.random() < 0.5
+        low, high = (length * 2 // 5, length + 1) if long else (length // 4, length // 2)
+        made = window(shard, int(index), int(rng.integers(low, high + 1)), markers, rng)
+        _lay(ids[row], weight[row], made, 0, hole_weight)
+        at = len(made.ids)
+        while at < length - 16:
+            size = int(rng.integers(length // 4, length // 2))
+            filler = window(shard, int(rng.integers(len(shard))), size, markers, rng)
+            at = _lay(ids[row], weight[row], filler, at, hole_weight)
         if not canvases:
             continue
         others = _others(shard, int(index), made, rng)
@@ -168,6 +169,15 @@ def rows(
     canvas, spoilt = spoil(truth, hole, noise, vocabulary, rng)
     canvas_weight = np.where(spoilt, 1.0, noise.clean_weight) * np.where(spare, noise.spare_weight, 1.0) * hole
     return Rows(ids, weight, canvas, truth, canvas_weight.astype(np.float32), hole, used, cut)
+
+
+def _lay(ids: Ints, weight: Floats, made: Window, at: int, hole_weight: float) -> int:
+    """Writes a window into a row from `at` on, cut off at the row's end; returns where it ends."""
+    end = min(len(ids), at + len(made.ids))
+    ids[at:end] = made.ids[: end - at]
+    weight[at : end - 1] = 1.0
+    weight[at + made.hole_at - 1 : end - 1] = hole_weight
+    return end
 
 
 def _others(shard: Shard, index: int, made: Window, rng: Rng) -> Ints:

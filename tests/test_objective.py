@@ -71,14 +71,14 @@ def test_no_loss_on_padding_or_on_markers_whose_place_is_chance(shard: Shard) ->
     made = batch(shard)
     target = made.ids[:, 1:]
     assert not made.weight[np.isin(target, (PAD, MARKERS.prefix, MARKERS.suffix))].any()
-    assert made.weight[target == MARKERS.end].all() and (target == MARKERS.end).sum() == len(target)
+    assert made.weight[target == MARKERS.end].all() and (target == MARKERS.end).sum() > 1.5 * len(target)
 
 
 def test_a_draft_ends_anywhere_in_a_row(shard: Shard) -> None:
     """Where it always ended at the row's end, the model learnt the place and not the reason."""
     made = batch(shard)
     ends = [int(np.flatnonzero(row == MARKERS.end)[0]) for row in made.ids]
-    assert len(set(ends)) > 11 and max(ends) > 110 and min(ends) < 70
+    assert len(set(ends)) > 11 and max(ends) > 100 and min(ends) < 50
     assert (made.ids != PAD).mean() > 0.95
 
 
@@ -91,7 +91,8 @@ def test_a_canvas_stands_where_its_prefix_ends(shard: Shard, tokenizer: Tokenize
             cut = made.cut[row, k]
             hole = made.truth[row, k][made.hole[row, k]]
             near = made.truth[row, k][made.used[row, k] & ~made.hole[row, k]]
-            before = made.ids[row, max(cut - 8, int(np.flatnonzero(made.ids[row] == MARKERS.prefix)[0]) + 1) : cut]
+            begin = int(np.flatnonzero(made.ids[row] == MARKERS.prefix)[0]) + 1
+            before = made.ids[row, max(cut - 8, begin) : cut]
             text = "".join(tokenizer.decode(part) for part in (before, hole[hole != MARKERS.delete], near))
             assert any(text in SOURCE.replace("value", f"v{i}") for i in range(3)), text
             own, other = own + (k < 2), other + (k >= 2)
