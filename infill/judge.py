@@ -14,8 +14,13 @@ from .syntax import Gate, Verdict
 from .tokenizer import Tokenizer
 
 
-_LOOP = re.compile(rb"(?=[^\n]{0,11}[A-Za-z_])([^\n]{1,24}?)\1{3,}")
-"""One piece of a line, a letter in it, four times in a row: what small models fall into, and very sure of."""
+_REPEATED = re.compile(rb"([^\n]{1,24}?)\1{3,}")
+
+
+def _loop(text: bytes) -> tuple[int, int] | None:
+    """Where a piece of a line with a letter in it comes four times in a row: small models fall into it, very sure."""
+    found = (match for match in _REPEATED.finditer(text) if re.search(rb"[A-Za-z]", match[1]))
+    return next((match.span() for match in found), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +86,8 @@ class Judge:
             text = text.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
         if not text.strip():
             return Verdict(False, "empty", None), text
-        if loop := _LOOP.search(text):
-            return Verdict(False, "repeats itself", (loop.start(), loop.end())), text
+        if loop := _loop(text):
+            return Verdict(False, "repeats itself", loop), text
         tidy = self.gate.tidy(self.hole.wrap(text))
         verdict = self.gate.check(tidy)
         if verdict.span is not None:

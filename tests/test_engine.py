@@ -98,7 +98,8 @@ def test_what_does_not_parse_is_never_offered_and_the_reason_is_said(tmp_path: P
 
 
 def test_a_draft_that_repeats_itself_is_never_offered(tmp_path: Path) -> None:
-    outcome = Bench(tmp_path, "self.name.name.name.name").fill(FIND)
+    drafts_only = Strategy(context=4000, lengths=())
+    outcome = Bench(tmp_path, "self" + ".name" * 8, strategy=drafts_only).fill(FIND)
     assert outcome.fills == ()
     assert "repeats itself" in outcome.reason
 
@@ -109,9 +110,9 @@ def test_a_draft_that_writes_on_is_also_judged_up_to_its_first_line_end(tmp_path
         "item\n    return None\n    return (",
         strategy=Strategy(context=4000, denoise=False, retrieved=0, lengths=()),
     )
-    marked = "def find(items):\n    item = items[0]\n    ‸pass‸\n"
+    marked = "def find(items):\n    ‸pass\n"
     bench.model.drafted = bench.engine.tokenizer.encode(b"return item\n    )")
-    assert [fill.text for fill in bench.fill(marked).fills] == ["return item"]
+    assert [fill.text for fill in bench.fill(marked, target="body").fills] == ["return item"]
 
 
 def test_a_cursor_inside_a_word_is_healed(tmp_path: Path) -> None:
