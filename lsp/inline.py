@@ -44,7 +44,8 @@ async def inline_completion(ls: Server, params: lsp.InlineCompletionParams) -> l
         if selected is not None and (ghost.over or ghost.back):
             continue
         # Neovim 0.12 lays a text with a range over what stands behind the cursor, brackets and all.
-        at = cursor if ls.client.overlays and not (ghost.back or ghost.over) and selected is None else start
+        inserts = ls.link.name == "Neovim" and selected is None and not (ghost.back or ghost.over)
+        at = cursor if inserts else start
         text = data[at : cursor - ghost.back] + ghost.insert
         where = ls.range(snapshot, at, end + ghost.over)
         items.append(lsp.InlineCompletionItem(text.decode(), range=where, command=accepted(ghost, snapshot)))

@@ -12,6 +12,8 @@ local METHOD = 'textDocument/inlineCompletion'
 ---fixed distance before the end of that line, however much has been typed since (neovim#36529).
 ---@type table<integer, integer>
 local length_asked, length_answered = {}, {}
+---Whether text has been taken but is not handed over yet.
+local pending = false
 
 ---@return boolean
 function M.wanted()
@@ -47,15 +49,16 @@ function M.enable(buf, on)
 end
 
 ---Hand the text that is shown to `use`, as an item of ours; the builtin one disappears. Other servers' items are
----left to the builtin one.
+---left to the builtin one. It happens a moment later, so that an <expr> mapping may call this: `settle` waits.
 ---@param use fun(item: stopgap.Item)
 ---@return boolean whether there was any
 function M.take(use)
   if not M.wanted() then
     return false
   end
-  return vim.lsp.inline_completion.get({
+  pending = vim.lsp.inline_completion.get({
     on_accept = function(item)
+      pending = false
       local server = client.get()
       if not server or item.client_id ~= server.id or not item.range then
         return item
@@ -76,6 +79,15 @@ function M.take(use)
       })
     end,
   })
+  return pending
+end
+
+---Wait until what was taken is in the buffer: keys typed behind it must come behind it.
+function M.settle()
+  vim.wait(200, function()
+    return not pending
+  end, 1)
+  pending = false
 end
 
 return M

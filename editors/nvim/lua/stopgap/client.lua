@@ -52,9 +52,10 @@ local function input(_, params)
     local words = vim.fn.input(params.prompt .. ' ')
     return words ~= '' and words or vim.NIL
   end
-  vim.ui.input({ prompt = params.prompt .. ' ' }, function(words)
+  -- Scheduled, because many inputs answer before this coroutine waits.
+  vim.ui.input({ prompt = params.prompt .. ' ' }, vim.schedule_wrap(function(words)
     coroutine.resume(thread, words or vim.NIL)
-  end)
+  end))
   return coroutine.yield()
 end
 

@@ -43,7 +43,9 @@ end
 ---@param part? "all"|"word"|"line"
 ---@return boolean whether there was any
 function M.accept(part)
-  return require('stopgap.inline').accept(part or 'all')
+  local found = require('stopgap.inline').accept(part or 'all')
+  require('stopgap.builtin').settle()
+  return found
 end
 
 ---@return boolean whether there was ghost text to hide

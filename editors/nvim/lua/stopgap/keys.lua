@@ -35,7 +35,7 @@ local function taking(part, otherwise)
     if inline.ready() then
       return ("<Cmd>lua require('stopgap').accept('%s')<CR>"):format(part)
     end
-    return inline.accept(part) and '' or otherwise
+    return inline.accept(part) and "<Cmd>lua require('stopgap.builtin').settle()<CR>" or otherwise
   end
 end
 
