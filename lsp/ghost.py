@@ -55,7 +55,7 @@ def ghost(
         typed, back = b"", len(typed)
     insert, over = without_common_tail(new[len(typed) :], data[cursor:end])
     after = data[cursor + len(over) : cursor + len(over) + LOOK_AHEAD]
-    rest_of_line = after[: len(after) if (end_of_line := END_OF_LINE.search(after)) is None else end_of_line.start()]
+    rest_of_line = END_OF_LINE.split(after, maxsplit=1)[0]
     if not checked:  # the gate has done this, and more, to a fill that it could check
         insert = _without_repeated_closers(_without_repeated_lines(insert, after), after)
     if not rest_of_line.strip():
