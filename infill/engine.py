@@ -162,16 +162,16 @@ class InfillEngine:
         self._documents.clear()
 
 
-_WORD_END = re.compile(r"\w{1,32}\Z")
+_OPEN = re.compile(r"(\w{1,32}|\n)\Z")
 
 
 def _overlap(prefix: bytes, tokenizer: Tokenizer) -> bytes:
-    """The end of `prefix` that a fill's first token should repeat, so that no word is cut where BPE would not cut.
+    """The end of `prefix` that a fill's first token should repeat, so that nothing is cut where BPE would not cut.
 
-    The whole open word where that is a token, else its last token; b"" when no word is open. Being a token itself, it
-    can always be repeated as it is.
+    An open word, or a line break whose indentation is left to the fill: all of it where that is a token, else its last
+    token; b"" where nothing is open. Being a token itself, it can always be repeated as it is.
     """
-    match = _WORD_END.search(prefix[-128:].decode(errors="ignore"))
+    match = _OPEN.search(prefix[-128:].decode(errors="ignore"))
     if not match:
         return b""
     last = tokenizer.token_bytes[tokenizer.encode(match[0].encode())[-1]]

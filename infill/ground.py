@@ -16,7 +16,7 @@ from tree_sitter import Node, Tree
 
 from . import pythonic
 from .holes import Hole
-from .source import Clock, Flaw, Source, blanks, flaws, grow, line_end, line_start, splice
+from .source import Clock, Flaw, Source, blanks, flaws, grow, indent_at, line_end, line_start, splice, unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class Ground:
             return best
         until = self._clock() + self._budget_ms / 250 if self._clock and self._budget_ms else None
         apart = min(self._apart(), key=lambda one: (one.count, -one.compiles), default=best)
-        for filler in dict.fromkeys(hole.wrap(one.encode()) for one in self.source.language.fillers):
+        for filler in self._fillers():
             if until is not None and self._clock is not None and self._clock() > until:
                 break  # four parses' worth: what is known by now must do
             made = self._try(filler)
@@ -132,6 +132,19 @@ class Ground:
         if apart.count < best.count:
             return apart
         return replace(best, compiles=max(best.compiles, apart.compiles if apart.count == best.count else 0))
+
+    def _fillers(self) -> list[bytes]:
+        """Innocent fills. Where the hole begins a line, its indentation is part of the fill: each likely one is tried."""
+        text, hole = self.source.text, self.hole
+        indents = [b""]
+        if not hole.lead and line_start(text, hole.start) == hole.start:
+            above = indent_at(text, line_start(text, max(0, hole.start - 1)))
+            below = re.match(rb"\s*?([ \t]*)(?=\S|\Z)", text[hole.end :])
+            step = unit(self.source, hole.start)
+            found = [above + step, above, below[1] if below else b"", *([above[: -len(step)]] if above else [])]
+            indents = list(dict.fromkeys(found))
+        fillers = [hole.wrap(indent + one.encode()) for one in self.source.language.fillers for indent in indents]
+        return list(dict.fromkeys(fillers))
 
     def _try(self, fill: bytes) -> _Limit | None:
         """The file with `fill` in the hole; None when it could not be parsed in time."""
@@ -237,7 +250,7 @@ class Ground:
     def _expected(self) -> Iterator[tuple[_Mark, ...]]:
         yield self.limit.marks
         if self._others is None:
-            fillers = (self.hole.wrap(one.encode()) for one in self.source.language.fillers)
+            fillers = self._fillers()
             limit = self.limit.count
             tried = (self._try(filler) for filler in fillers)
             fine = (one.marks for one in tried if one is not None and one.count <= limit)

@@ -138,7 +138,10 @@ def _selection(source: Source, start: int, end: int) -> Hole:
     if exact and node is not None and _stands_for_code(source, node):
         kind = "statement" if node.type in source.language.comments else kind
         return make(source, start, end, kind, "selection", replaced=0)
-    return make(source, start, end, kind, "selection", replaced=end - start)
+    # Whole lines are replaced by whole lines: without its line break a fill would run into the next one.
+    whole = line_start(source.text, start) == start and line_start(source.text, end) == end and end > 0
+    tail = newline(source.text) if whole and end < len(source.text) else b""
+    return make(source, start, end, kind, "selection", tail=tail, replaced=end - start)
 
 
 def _stands_for_code(source: Source, node: Node) -> bool:
