@@ -103,11 +103,11 @@ def denoise(
     """Denoise `rows` in place, one step per iteration; yields the step's number, from 1.
 
     `banned` [V] bool: ids no slot may take. `delete`: the id whose slots are closed up, None if the model has none.
-    Ends when every row is done or after `schedule.max_steps`. A row without hole slots is done at once.
+    Ends when every row is done or after `schedule.max_steps`. A row without free slots is done at once.
     """
     for step in range(1, schedule.max_steps + 1):
         for row in rows:
-            row.done = row.done or not row.hole
+            row.done = row.done or not any(row.free)
         live = [row for row in rows if not row.done]
         if not live:
             return

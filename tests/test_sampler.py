@@ -128,6 +128,13 @@ def test_repair_renoises_the_error_and_its_neighbours_and_holds_the_rest() -> No
     assert all(ids[0][:3] == TRUTH[:3] for ids, _, _ in model.seen)
 
 
+@pytest.mark.parametrize("held", [[], [True, True]])
+def test_a_row_without_free_slots_is_done_at_once(held: list[bool]) -> None:
+    row = new_row([40, 41] if held else [], TAIL, "draft", lambda: 9)
+    row.held = held
+    assert run(ScriptedModel(TRUTH), [row]) == 0
+
+
 def test_closing_up_keeps_slots_and_conditioning_together() -> None:
     row = cold(4)
     row.conditioning = torch.arange(7.0)[:, None]
