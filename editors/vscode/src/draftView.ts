@@ -18,6 +18,9 @@ export interface Picture {
   /** What the rewrite adds. */
   added: readonly [number, number][];
   lenses: readonly Lens[];
+  /** Behind the line of `noteAt`, such as how far the denoising is: code lenses do not come while the text changes. */
+  note: string;
+  noteAt: number;
 }
 
 export interface Lens {
@@ -27,7 +30,7 @@ export interface Lens {
   argument?: number;
 }
 
-const NOTHING: Picture = { text: '', noise: [], added: [], lenses: [] };
+const NOTHING: Picture = { text: '', noise: [], added: [], lenses: [], note: '', noteAt: 0 };
 
 export class DraftView implements vscode.Disposable, vscode.TextDocumentContentProvider, vscode.CodeLensProvider {
   private readonly changed = new vscode.EventEmitter<vscode.Uri>();
@@ -41,6 +44,9 @@ export class DraftView implements vscode.Disposable, vscode.TextDocumentContentP
   private picture = NOTHING;
   private count = 0;
   private readonly noise = vscode.window.createTextEditorDecorationType({ opacity: '0.35', fontStyle: 'italic' });
+  private readonly note = vscode.window.createTextEditorDecorationType({
+    after: { color: COLOR('editorCodeLens.foreground'), margin: '0 0 0 2em', fontStyle: 'italic' },
+  });
   private readonly added = vscode.window.createTextEditorDecorationType({
     backgroundColor: COLOR('diffEditor.insertedTextBackground'),
     overviewRulerColor: COLOR('diffEditorOverview.insertedForeground'),
@@ -136,7 +142,7 @@ export class DraftView implements vscode.Disposable, vscode.TextDocumentContentP
   }
 
   dispose(): void {
-    vscode.Disposable.from(...this.listeners, this.noise, this.added, this.removed).dispose();
+    vscode.Disposable.from(...this.listeners, this.noise, this.note, this.added, this.removed).dispose();
   }
 
   private isMine(uri: vscode.Uri): boolean {
@@ -149,6 +155,10 @@ export class DraftView implements vscode.Disposable, vscode.TextDocumentContentP
       if (!this.isMine(editor.document.uri) || editor.document.getText() !== this.picture.text) continue;
       editor.setDecorations(this.noise, ranges(editor.document, this.picture.noise));
       editor.setDecorations(this.added, ranges(editor.document, this.picture.added));
+      const end = editor.document.lineAt(editor.document.positionAt(this.picture.noteAt)).range.end;
+      const contentText = this.picture.note;
+      const note = { range: new vscode.Range(end, end), renderOptions: { after: { contentText } } };
+      editor.setDecorations(this.note, contentText ? [note] : []);
     }
   }
 }

@@ -3,7 +3,8 @@ import * as vscode from 'vscode';
 import type { Middleware } from 'vscode-languageclient/node';
 import { askHere, PREVIEW, provideCodeActions, type Ask } from './actions.ts';
 import { Previews } from './preview.ts';
-import { why, type Action } from './protocol.ts';
+import type { Action } from './protocol.ts';
+import { Reasons } from './reasons.ts';
 import { Server } from './server.ts';
 import * as settings from './settings.ts';
 import { menu, StatusItem } from './status.ts';
@@ -20,7 +21,7 @@ export function activate(context: vscode.ExtensionContext): void {
   const here = (server = new Server(log, middleware));
   const status = new StatusItem(here);
   const previews = new Previews(here, (step) => status.progress(step));
-  const reasons = vscode.window.createOutputChannel('stopgap: why nothing?');
+  const reasons = new Reasons();
 
   const on = (command: string, run: (...given: never[]) => unknown): vscode.Disposable =>
     vscode.commands.registerCommand(command, run);
@@ -43,7 +44,7 @@ export function activate(context: vscode.ExtensionContext): void {
     on('stopgap.welcome', () =>
       vscode.commands.executeCommand('workbench.action.openWalkthrough', `${context.extension.id}#start`),
     ),
-    on('stopgap.whyNothing', () => showReasons(here, reasons)),
+    on('stopgap.whyNothing', () => reasons.show(here)),
     on('stopgap.fillHole', () => preview(previews, 'hole')),
     on('stopgap.rewriteFunction', () => preview(previews, 'function')),
     on('stopgap.rewriteWithInstruction', () => preview(previews, 'instruction')),
@@ -71,14 +72,4 @@ async function preview(previews: Previews, action: Action): Promise<void> {
   const ask = askHere(action);
   if (ask) await previews.start(ask);
   else void vscode.window.showInformationMessage('stopgap: open a file first');
-}
-
-async function showReasons(server: Server, channel: vscode.OutputChannel): Promise<void> {
-  const client = server.running();
-  if (!client) return;
-  const { lines } = await client.sendRequest(why, { last: 20 });
-  channel.clear();
-  channel.appendLine('What became of the last requests, newest last:');
-  channel.appendLine(lines.join('\n') || 'there has been no request yet');
-  channel.show(true);
 }

@@ -191,11 +191,14 @@ export class Previews implements vscode.Disposable {
     if (draft.textDocument.version !== session.version || session.document.version !== session.version) return;
     const { document } = session;
     const before = document.getText();
-    const [start, end] = [draft.range.start, draft.range.end].map((at) => document.offsetAt(new vscode.Position(at.line, at.character))) as [number, number];
-    const lens: Lens = { offset: start, title: '$(sync~spin) refining … Esc cancels', command: 'stopgap.reject' };
+    const offset = (at: protocol.Draft['range']['start']): number =>
+      document.offsetAt(new vscode.Position(at.line, at.character));
+    const [start, end] = [offset(draft.range.start), offset(draft.range.end)];
     const noise = gaps(draft.settled, draft.text.length).map(([a, b]): [number, number] => [a + start, b + start]);
     this.step(`${draft.step}/${draft.steps}`);
-    await this.paint(session, { text: before.slice(0, start) + draft.text + before.slice(end), noise, added: [], lenses: [lens] }, start);
+    const text = before.slice(0, start) + draft.text + before.slice(end);
+    const note = `step ${draft.step} of at most ${draft.steps} · Esc cancels`;
+    await this.paint(session, { text, noise, added: [], lenses: [], note, noteAt: start }, start);
   }
 
   /** Shows what is left to decide; nothing left ends the session. */
@@ -218,7 +221,7 @@ export class Previews implements vscode.Disposable {
         { offset: starts.get(edit) ?? 0, title: '$(close) Skip it', command: 'stopgap.skipHunk', argument },
       ]),
     ];
-    await this.paint(session, { text: applied(text, edits), noise: [], added: places, lenses }, top);
+    await this.paint(session, { text: applied(text, edits), noise: [], added: places, lenses, note: '', noteAt: 0 }, top);
     if (this.session !== session) return;
     const { document } = session;
     this.view.strike(

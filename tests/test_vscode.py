@@ -1,0 +1,222 @@
+"""The packaged extension in a real VS Code, with the real server and a real daemon whose model is scripted.
+
+One window for all of it, because it takes ten seconds to open; each test has a file of its own.
+"""
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import end_process
+from vscode import editor as vscode
+from vscode.editor import EXTENSION, Editor
+from vscode.engine import GHOSTS
+
+from stopgap.lsp.settings import Settings, camel
+
+ENGINE = f"{Path(__file__).parent / 'vscode' / 'engine.py'}:load"
+GHOST = ".view-line:has([class*=ghost-text-decoration])"
+LENS = ".codelens-decoration"
+PREVIEW = ".split-view-view:nth-child(2) .editor-group-container"
+FUNCTION = """def mean(values):
+    total = 0
+    for value in values:
+        total = total + value
+    count = len(values)
+    assert count
+    |result = total / count
+    return result
+"""
+
+
+def manifest() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((EXTENSION / "package.json").read_text(encoding="utf-8"))
+    return found
+
+
+def test_every_setting_of_the_server_is_one_of_the_extension_with_the_same_default() -> None:
+    shown = {
+        name.removeprefix("stopgap."): setting["default"]
+        for name, setting in manifest()["contributes"]["configuration"]["properties"].items()
+        if name not in {"stopgap.path", "stopgap.trace.server"}
+    }
+    # What the client understands it says itself; a rewrite has the live preview instead of a confirmation.
+    ours = {"unknown", "status", "drafts", "input", "confirm_rewrites"}
+    defaults = {camel(name): getattr(Settings(), name) for name in Settings.__slots__ if name not in ours}
+    assert shown == {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
+
+
+def test_the_extension_binds_no_tab() -> None:
+    keys = [binding["key"] for binding in manifest()["contributes"]["keybindings"]]
+    assert not [key for key in keys if "tab" in key]
+
+
+@pytest.fixture(scope="module")
+def vsix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if why := vscode.missing():
+        pytest.skip(f"skipped: {why}")
+    return vscode.package(tmp_path_factory.mktemp("vsix"))
+
+
+@pytest.fixture(scope="module")
+def window(vsix: Path) -> Iterator[Editor]:
+    # Not pytest's folder: its name alone can be longer than a socket path may be.
+    with tempfile.TemporaryDirectory(prefix="sg-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        env = {
+            "STOPGAP_RUNTIME_DIR": f"{folder}/run",
+            "STOPGAP_STATE_DIR": f"{folder}/state",
+            "STOPGAP_CONFIG": f"{folder}/config.toml",
+            "STOPGAP_ENGINE_FACTORY": ENGINE,
+        }
+        try:
+            with vscode.running(folder, vsix, env, {}) as window:
+                window.open("warm.py", "x = 1|\n")
+                window.status("stopgap")
+                yield window
+        finally:
+            for lock in (folder / "run").glob("*.lock"):
+                end_process(lock)
+
+
+@pytest.mark.slow
+def test_the_parts_that_need_no_editor(vsix: Path) -> None:
+    path = f"{Path(vscode.node()).parent}{os.pathsep}{os.environ['PATH']}"
+    run = ["npm", "test", "--silent"]
+    done = subprocess.run(run, cwd=EXTENSION, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+def test_ghost_text_appears_cycles_and_is_accepted_with_tab(window: Editor) -> None:
+    path = window.open("ghost.py", "def add(left, right):\n    |\n")
+    window.type("return ")
+    window.see(GHOST, GHOSTS[0])
+    window.picture("ghost")
+    window.press("Alt+]")
+    window.see(GHOST, GHOSTS[1])
+    window.press("Alt+[")
+    window.see(GHOST, GHOSTS[0])
+    window.press("Tab")
+    window.saved(path, f"    return {GHOSTS[0]}\n")
+
+
+@pytest.mark.slow
+def test_a_word_of_ghost_text_is_accepted_and_the_rest_stays(window: Editor) -> None:
+    path = window.open("word.py", "def add(left, right):\n    |\n")
+    window.type("return ")
+    window.see(GHOST, GHOSTS[0])
+    window.press("Control+ArrowRight")
+    window.see(GHOST, "+ right")
+    window.press("Escape")
+    window.saved(path, "    return left\n")
+
+
+@pytest.mark.slow
+def test_tab_indents_where_there_is_no_ghost_text(window: Editor) -> None:
+    path = window.open("indent.py", "if True:\n|pass\n")
+    window.press("Tab")
+    window.saved(path, "if True:\n    pass\n")
+
+
+@pytest.mark.slow
+def test_a_rewrite_settles_beside_the_untouched_file_and_is_accepted_in_one_undo_step(window: Editor) -> None:
+    path = window.open("whole.py", FUNCTION)
+    window.press("Control+.")
+    window.see(".action-widget", "Rewrite this function")
+    window.picture("actions")
+    window.press("Enter")
+    window.status("/30")
+    window.picture("refining")
+    assert "\n".join(window.texts(".editor-group-container")).count("total = total + value") == 1
+    window.see(LENS, "Accept all")
+    window.picture("rewrite")
+    assert path.read_text(encoding="utf-8") == FUNCTION.replace("|", "")
+    window.press("Control+Enter")
+    window.miss(LENS)
+    window.saved(path, "    total = sum(values)\n    count = len(values)\n    assert count\n    return total / count\n")
+    window.press("Control+Z")
+    window.saved(path, FUNCTION.replace("|", ""))
+
+
+@pytest.mark.slow
+def test_escape_stops_a_rewrite_and_leaves_no_trace(window: Editor) -> None:
+    path = window.open("escape.py", FUNCTION)
+    window.command("Stopgap: Rewrite This Function")
+    window.status("/30")
+    window.press("Escape")
+    window.miss(LENS)
+    window.do("sleep", ms=2000)
+    assert not window.texts(LENS)
+    assert path.read_text(encoding="utf-8") == FUNCTION.replace("|", "")
+
+
+@pytest.mark.slow
+def test_one_change_of_a_rewrite_is_accepted_and_the_other_skipped(window: Editor) -> None:
+    path = window.open("part.py", FUNCTION)
+    window.command("Stopgap: Rewrite This Function")
+    window.see(LENS, "Accept all")
+    window.do("click", selector=f"{LENS} a:has-text('Accept this change') >> nth=0")
+    window.see(LENS, "Skip it") if window.texts(f"{LENS} a:has-text('Skip it')") else None
+    window.press("Escape")
+    window.miss(LENS)
+    window.saved(path, "    total = sum(values)\n")
+    assert "    result = total / count\n    return result\n" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_try_again_gives_another_text(window: Editor) -> None:
+    path = window.open("again.py", FUNCTION)
+    window.command("Stopgap: Rewrite This Function")
+    window.see(LENS, "Accept all")
+    window.do("click", selector=f"{LENS} a:has-text('Try again')")
+    window.status("/30")
+    window.see(LENS, "Accept")
+    window.press("Control+Enter")
+    window.miss(LENS)
+    window.saved(path, "    return sum(values) / len(values)\n")
+
+
+@pytest.mark.slow
+def test_a_rewrite_is_dropped_when_the_file_is_edited_meanwhile(window: Editor) -> None:
+    path = window.open("edited.py", FUNCTION)
+    window.command("Stopgap: Rewrite This Function")
+    window.status("/30")
+    window.type("# mine\n")
+    window.miss(LENS)
+    window.saved(path, "# mine\n")
+
+
+@pytest.mark.slow
+def test_pause_shows_in_the_status_bar_and_resume_brings_ghost_text_back(window: Editor) -> None:
+    window.open("pause.py", "def add(left, right):\n    |\n")
+    window.command("Stopgap: Pause")
+    window.status("paused")
+    window.picture("paused")
+    window.type("return ")
+    window.do("sleep", ms=500)
+    assert not window.texts(GHOST)
+    window.command("Stopgap: Resume")
+    window.miss('[id$="stopgap.status"]', "paused")
+    window.press("Backspace")
+    window.type(" ")
+    window.see(GHOST, GHOSTS[0])
+
+
+@pytest.mark.slow
+def test_a_language_is_switched_off_and_on_again(window: Editor) -> None:
+    window.open("off.py", "def add(left, right):\n    |\n")
+    window.command("Stopgap: Turn Ghost Text On or Off for This Language")
+    window.see('[id$="stopgap.status"] .codicon-circle-slash')
+    window.type("return ")
+    window.do("sleep", ms=500)
+    assert not window.texts(GHOST)
+    window.command("Stopgap: Why Nothing")
+    window.see(f"{PREVIEW} .view-lines", "disabledLanguages has python")
+    window.command("Stopgap: Turn Ghost Text On or Off for This Language")
+    window.see('[id$="stopgap.status"] .codicon-sparkle')
