@@ -1,19 +1,12 @@
 ---Ghost text of our own: what is shown, whether it still fits what has been typed, and how it is taken.
 ---Knows nothing of when to ask; `inline` does. There is at most one, in the current buffer.
 local client = require('stopgap.client')
+local items = require('stopgap.item')
 local text = require('stopgap.text')
 
 local api = vim.api
 local M = {}
 local namespace = api.nvim_create_namespace('stopgap.ghost')
-
----@class stopgap.Item one candidate
----@field text string replaces the buffer's text from `row`, `start` on
----@field row integer
----@field start integer bytes
----@field tail integer bytes of the cursor's line behind what the text replaces
----@field fill? integer the daemon's number of it
----@field language? string
 
 ---@class stopgap.Ghost
 ---@field buf integer
@@ -26,62 +19,6 @@ local current = nil
 ---Called when a ghost text goes away, for any reason.
 ---@type fun(buf: integer)
 M.on_gone = function() end
-
----Read an item of `textDocument/inlineCompletion`.
----@param buf integer
----@param item table
----@param encoding string
----@return stopgap.Item
-function M.read(buf, item, encoding)
-  local arguments = item.command and item.command.arguments or {}
-  local cursor = api.nvim_win_get_cursor(0)
-  local row, start, stop = cursor[1] - 1, cursor[2], cursor[2]
-  local line = api.nvim_buf_get_lines(buf, row, row + 1, false)[1] or ''
-  if item.range then
-    row = item.range.start.line
-    line = api.nvim_buf_get_lines(buf, row, row + 1, false)[1] or ''
-    start = text.byte_of(line, item.range.start.character, encoding)
-    stop = text.byte_of(line, item.range['end'].character, encoding)
-  end
-  local inserted = type(item.insertText) == 'table' and item.insertText.value or item.insertText
-  inserted = inserted:gsub('\r\n', '\n') -- lines of a buffer end alike, whatever the file has
-  local fill, language = arguments[1], arguments[2]
-  return { text = inserted, row = row, start = start, tail = #line - stop, fill = fill, language = language }
-end
-
----What of an item is not typed yet, the text behind the cursor that it replaces, and whether the indentation
----typed differs from the item's; nil if it does not fit the buffer any more.
----@param item stopgap.Item
----@param buf integer
----@return string? rest
----@return string over
----@return boolean reindents
-local function rest_of(item, buf)
-  local cursor = api.nvim_win_get_cursor(0)
-  local row, col = cursor[1] - 1, cursor[2]
-  local line = api.nvim_get_current_line()
-  if row < item.row or (row == item.row and col < item.start) or #line - item.tail < col then
-    return nil, '', false
-  end
-  local ok, typed_lines = pcall(api.nvim_buf_get_text, buf, item.row, item.start, row, col, {})
-  if not ok then
-    return nil, '', false
-  end
-  local typed, rest, reindents = table.concat(typed_lines, '\n'), nil, false
-  if vim.startswith(item.text, typed) then
-    rest = item.text:sub(#typed + 1)
-  elseif row == item.row then
-    local bare, wanted = typed:gsub('^[ \t]+', ''), item.text:gsub('^[ \t]+', '')
-    if vim.startswith(wanted, bare) then
-      rest, reindents = wanted:sub(#bare + 1), true
-    end
-  end
-  local over = line:sub(col + 1, #line - item.tail)
-  if not rest or rest == over or not text.subsequence(over, rest) then
-    return nil, '', false
-  end
-  return rest, over, reindents
-end
 
 ---@param rest string
 ---@param over string text behind the cursor that `rest` contains
@@ -140,7 +77,7 @@ end
 function M.fits()
   return current ~= nil
     and current.buf == api.nvim_get_current_buf()
-    and rest_of(current.items[current.index], current.buf) ~= nil
+    and items.rest(current.items[current.index], current.buf) ~= nil
 end
 
 function M.hide()
@@ -162,7 +99,7 @@ function M.refresh()
   end
   local rest, over = nil, ''
   if current.buf == api.nvim_get_current_buf() then
-    rest, over = rest_of(current.items[current.index], current.buf)
+    rest, over = items.rest(current.items[current.index], current.buf)
   end
   if not rest then
     M.hide()
@@ -175,19 +112,19 @@ function M.refresh()
 end
 
 ---@param buf integer
----@param items stopgap.Item[]
+---@param candidates stopgap.Item[]
 ---@param invoked boolean
 ---@param index? integer
 ---@return boolean whether anything of them fits
-function M.show(buf, items, invoked, index)
+function M.show(buf, candidates, invoked, index)
   M.hide()
-  items = vim.tbl_filter(function(item)
-    return rest_of(item, buf) ~= nil
-  end, items)
-  if #items == 0 then
+  local fitting = vim.tbl_filter(function(item)
+    return items.rest(item, buf) ~= nil
+  end, candidates)
+  if #fitting == 0 then
     return false
   end
-  current = { buf = buf, items = items, index = math.min(index or 1, #items), invoked = invoked }
+  current = { buf = buf, items = fitting, index = math.min(index or 1, #fitting), invoked = invoked }
   return M.refresh()
 end
 
@@ -201,7 +138,7 @@ end
 
 ---Close the undo block, so that what comes next is one step of its own.
 function M.break_undo()
-  vim.cmd('let &undolevels = &undolevels')
+  vim.cmd('let &g:undolevels = &g:undolevels')
 end
 
 ---Take the ghost text, all or the next part of it.
@@ -212,7 +149,7 @@ function M.accept(part)
     return false
   end
   local buf, item = current.buf, current.items[current.index]
-  local rest, over, reindents = rest_of(item, buf)
+  local rest, over, reindents = items.rest(item, buf)
   ---@cast rest string
   local length = part == 'word' and text.word_length(rest) or part == 'line' and text.line_length(rest) or #rest
   local whole = length == #rest

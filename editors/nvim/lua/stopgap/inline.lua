@@ -3,6 +3,7 @@ local builtin = require('stopgap.builtin')
 local client = require('stopgap.client')
 local config = require('stopgap.config')
 local ghost = require('stopgap.ghost')
+local items = require('stopgap.item')
 
 local api = vim.api
 local M = {}
@@ -78,7 +79,7 @@ function M.stop()
 end
 
 ---@param kind integer
----@param on_items fun(items: stopgap.Item[])
+---@param on_items fun(candidates: stopgap.Item[])
 local function ask(kind, on_items)
   M.stop()
   local buf = api.nvim_get_current_buf()
@@ -97,7 +98,7 @@ local function ask(kind, on_items)
       return
     end
     on_items(vim.tbl_map(function(item)
-      return ghost.read(buf, item, server.offset_encoding)
+      return items.read(buf, item, server.offset_encoding)
     end, result.items or result))
   end)
 end
@@ -118,8 +119,8 @@ local function on_move()
   asked = place()
   timer:start(config.values.debounce_ms, 0, vim.schedule_wrap(function()
     if api.nvim_get_mode().mode:sub(1, 1) == 'i' and api.nvim_get_current_buf() == buf then
-      ask(AUTOMATIC, function(items)
-        ghost.show(buf, items, false)
+      ask(AUTOMATIC, function(candidates)
+        ghost.show(buf, candidates, false)
       end)
     end
   end))
@@ -132,16 +133,16 @@ function M.trigger(not_this)
   if not client.attached(buf) then
     return
   end
-  ask(INVOKED, function(items)
+  ask(INVOKED, function(candidates)
     local first = 1
-    for index, item in ipairs(items) do
+    for index, item in ipairs(candidates) do
       if not_this and item.text ~= not_this then
         first = index
         break
       end
     end
     builtin.enable(buf, false)
-    if not ghost.show(buf, items, true, first) then
+    if not ghost.show(buf, candidates, true, first) then
       M.refresh_builtin()
       api.nvim_echo({ { 'stopgap: nothing for this place (:Stopgap why)' } }, true, {})
     end
