@@ -264,10 +264,10 @@ class Trainer:
 
     # -- checkpoints --------------------------------------------------------------------------------
 
-    def save(self) -> None:
-        """Everything needed to go on, as `checkpoint.pt`; the one before it stays as `previous.pt`."""
+    def save(self, name: str = "checkpoint.pt") -> None:
+        """Everything needed to go on, under `name`; the checkpoint before it stays as `previous.pt`."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        target, partial = self.folder / "checkpoint.pt", self.folder / "checkpoint.partial"
+        target, partial = self.folder / name, self.folder / "checkpoint.partial"
         state = {
             "learner": self.learner.state_dict(),
             "optimisers": [o.state_dict() for o in self.optimisers],
@@ -275,7 +275,7 @@ class Trainer:
             "shape": asdict(self.config.shape),
         }
         torch.save(state, partial)
-        if target.exists():
+        if target.exists() and name == "checkpoint.pt":
             target.replace(self.folder / "previous.pt")
         partial.replace(target)
 
@@ -307,8 +307,8 @@ class Trainer:
     ) -> None:
         """Trains for `seconds`, or until SIGTERM or SIGINT, then saves.
 
-        With `decay`, the rates fall linearly to zero over `seconds` and nothing is saved: a branch off the
-        constant-rate run (warm-up, stable, decay), so that the stable checkpoint can go on another day.
+        With `decay`, the rates fall linearly to zero over `seconds`: a branch off the constant-rate run
+        (warm-up, stable, decay), saved apart as `decayed.pt`, so that the stable checkpoint can go on.
         """
         start = last_save = last_log = clock()
         last_check = start if decay else start - self.config.evaluate_seconds + 60
@@ -332,8 +332,7 @@ class Trainer:
                 if not decay and now - last_save > self.config.checkpoint_seconds:
                     self.save()
                     last_save = now
-        if not decay:
-            self.save()
+        self.save("decayed.pt" if decay else "checkpoint.pt")
 
 
 @contextmanager
