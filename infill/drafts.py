@@ -27,6 +27,7 @@ def left_to_right(
     ends: Container[int],
     banned: Tensor,
     max_tokens: int,
+    blank: Tensor,
     first: Sequence[int] | None = None,
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
@@ -36,15 +37,18 @@ def left_to_right(
     last     [1, D] hidden state of the prefix's last token
     ends     ids that end the draft and are not part of it
     banned   [V] bool; ids the draft may not hold; must leave `ends` allowed
+    blank    [V] bool; white space and ends, which the draft may not begin with: nobody asks for an empty fill
     first    ids allowed for the first token (token healing)
     The cache is cropped back to the prefix when the iterator ends or is closed.
     """
     length = len(cache)
     draft: list[int] = []
+    begun = False
     try:
         while len(draft) < max_tokens:
-            logits = model.head(last)[0].masked_fill(banned, float("-inf"))
-            if first is not None and not draft:
+            healing = first is not None and not draft
+            logits = model.head(last)[0].masked_fill(banned if begun or healing else banned | blank, float("-inf"))
+            if first is not None and healing:
                 keep = torch.full_like(logits, float("-inf"))
                 keep[list(first)] = logits[list(first)]
                 logits = keep
@@ -55,6 +59,7 @@ def left_to_right(
             if id_ in ends:
                 return
             draft.append(id_)
+            begun = begun or not blank[id_]
             yield draft
             last = model.encode(cache, [id_])[-1:]
     finally:

@@ -62,6 +62,10 @@ class InfillEngine:
         self.cache_budget = cache_budget
         self.family = family(card.get("family"), tokenizer)
         self.name = str(card["name"])
+        # Beyond the length it was trained at a small model falls apart; the hole needs room too.
+        trained = card.get("context_length")
+        longest = trained - self.strategy.tail if isinstance(trained, int) else self.strategy.context
+        self.context = min(self.strategy.context, longest)
         self._documents: OrderedDict[str, _Document] = OrderedDict()
 
     def fill(self, request: FillRequest, stop: Callable[[], bool]) -> Iterator[Draft | Outcome]:
@@ -70,9 +74,7 @@ class InfillEngine:
         source = self._parse(request)
         hole = holes.locate(source, request)
         prompt = self._prompt(source, hole, request)
-        gate = Gate(
-            source, hole, clock=self.clock, budget_ms=PARSE_BUDGET_MS, allow_unchecked=request.allow_unchecked
-        )
+        gate = Gate(source, hole, clock=self.clock, budget_ms=PARSE_BUDGET_MS, allow_unchecked=request.allow_unchecked)
         judge = Judge(self.tokenizer, gate, hole, prompt.overlap, crlf=newline(source.text) == b"\r\n")
         document = self._document(request.document, len(prompt.ids))
         document.source = source
@@ -118,7 +120,7 @@ class InfillEngine:
             source,
             hole,
             snippets=request.snippets,
-            budget=self.strategy.context,
+            budget=self.context,
             bytes_per_token=self.tokenizer.bytes_per_token(source.text[: hole.start]),
             count=lambda text: len(self.tokenizer.encode(text)),
         )

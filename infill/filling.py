@@ -98,6 +98,7 @@ class Filling:
         self.banned = self._mask(special - {delete} | newlines)
         self.ends = prompt.ends | newlines
         self.banned_in_draft = self._mask(special - self.ends)
+        self.blank = self._mask(special | {i for i, b in enumerate(tokenizer.token_bytes) if not b.strip()})
 
     def _mask(self, ids: set[int]) -> Tensor:
         mask = torch.zeros(len(self.tokenizer), dtype=torch.bool, device=self.model.device)
@@ -218,7 +219,8 @@ class Filling:
     def _first_line(self, draft: Sequence[int]) -> list[int]:
         """A draft up to its first line end: a small model often writes on where the suffix already stands."""
         ends = [i for i, id_ in enumerate(draft) if b"\n" in self.tokenizer.token_bytes[id_]]
-        line = list(draft[: ends[0]]) if ends else []
+        if not ends or not (line := list(draft[: ends[0]])):
+            return []
         self.judge.offer(line, float("-inf"), "draft")
         return line
 
@@ -228,13 +230,14 @@ class Filling:
 
     def _draft(self, cache: PrefixCache, last: Tensor, *, temperature: float) -> list[int]:
         most = round(self.hole.lengths.p90 / self.bytes_per_token)
-        limit = min(max(8, most), self.strategy.longest)
+        limit = min(max(self.strategy.shortest, most), self.strategy.longest)
         words = left_to_right(
             self.model,
             cache,
             last,
             ends=self.ends,
             banned=self.banned_in_draft,
+            blank=self.blank,
             max_tokens=limit,
             first=self._first(),
             temperature=temperature,

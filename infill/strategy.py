@@ -21,6 +21,7 @@ class Strategy:
     suffix_share   share of `context` the suffix may take
     tail           clamped suffix tokens in the canvas; 0 leaves the suffix to the encoder alone
     slots          widest hole of one canvas; longer holes run as several
+    shortest       tokens a draft may always have, however short its kind of hole usually is
     longest        most slots of a hole, all its canvases together
     overlap        slots of a canvas that are denoised again at the head of the next
     heal           let the first token repeat the end of a word the prefix stops in (token healing)
@@ -42,6 +43,7 @@ class Strategy:
     suffix_share: float = 0.35
     tail: int = 32
     slots: int = 96
+    shortest: int = 32
     longest: int = 384
     overlap: int = 16
     heal: bool = True
