@@ -28,7 +28,7 @@ def _one_line() -> Iterator[None]:
     """What a user can mend becomes one line; see `cli.main`."""
     from stopgap.infill.corpus import CorpusError
     from stopgap.infill.suites import EvalError
-    from stopgap.infill.training import TrainingError
+    from stopgap.infill.training_config import TrainingError
 
     try:
         yield

@@ -15,12 +15,14 @@ from torch import Tensor
 
 from .baselines import Choice, Copier
 from .contract import FillRequest, Outcome
+from .feed import to_batch
 from .learner import Learner
 from .metrics import similarity
 from .objective import Ints, Noise, rows, window
 from .prompt import InfillMarkers
 from .shards import KINDS, Shard
-from .training import PAD, joint_loss, to_batch
+from .training import joint_loss
+from .training_config import PAD
 
 
 @torch.no_grad()

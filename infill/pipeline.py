@@ -14,17 +14,20 @@ from typing import Any, Literal
 
 import platformdirs
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from . import corpus, heldout, shards
 from .baselines import Choice
 from .learner import Learner, class_config, from_checkpoint, to_checkpoint
-from .training import MARKERS, Config, Trainer, TrainingError, append_line, read_config
+from .training import Trainer, append_line
+from .training_config import MARKERS, Config, Progress, TrainingError, read_config, trained_length
 
 Stage = Literal["corpus", "shards", "train", "decay", "export"]
 Log = Callable[[dict[str, Any]], None]
 HELDOUT = ("heldout-package", "heldout-module")
+STABLE = ("checkpoint.pt", "previous.pt")
 COPIES: tuple[Choice, ...] = ("random line", "previous line", "retrieval")
 
 
@@ -57,7 +60,7 @@ def run_training(
     train    trains for `seconds` from the newest checkpoint in `folder`, else from `weights` (a model folder,
              fresh optimiser state), else from scratch
     decay    branches off the newest checkpoint: rates to zero over `seconds`, then exports to `out`
-    export   packs the newest checkpoint as it is into `out`
+    export   packs the newest state, decayed or not, as it is into `out`
 
     `log` gets progress points (losses in nats, "speed" in encoder positions a second, "left" in seconds).
     Raises `TrainingError` or `CorpusError`, one line for the user.
@@ -71,11 +74,11 @@ def run_training(
         _shards(document, folder, knobs.seed, log)
     else:
         trainer = _trainer(knobs, folder, device)
-        if not trainer.load():
+        if not trainer.load(_newest(folder) if stage == "export" else STABLE):
             if stage != "train":
                 raise TrainingError(f"no checkpoint in {folder}: run the train stage first")
             if weights is not None:
-                from_checkpoint(trainer.learner, load_file(weights / "model.safetensors"))
+                _begin_from(trainer, weights)
         if stage in {"train", "decay"}:
             evaluate = _evaluator(knobs, folder, log)
             curve = folder / ("curve.jsonl" if stage == "train" else "decay.jsonl")
@@ -92,6 +95,26 @@ def run_training(
                 raise TrainingError("say where the packed model should go")
             export(trainer, folder / "tokenizer.json", out)
             write_card(trainer, folder, out)
+
+
+def _newest(folder: Path) -> list[str]:
+    there = [path for name in ("decayed.pt", *STABLE) if (path := folder / name).exists()]
+    return [path.name for path in sorted(there, key=lambda path: path.stat().st_mtime, reverse=True)]
+
+
+def _begin_from(trainer: Trainer, weights: Path) -> None:
+    """Shipped weights and their place in the data; the optimisers begin anew, with a warm-up."""
+    try:
+        from_checkpoint(trainer.learner, load_file(weights / "model.safetensors"))
+        card = json.loads((weights / "stopgap.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise TrainingError(f"cannot begin from {weights}: {error}") from None
+    trainer.progress = Progress(
+        positions=card["positions_trained"],
+        slots=card["slots_trained"],
+        holes=card["holes_trained"],
+        seconds=card["seconds_trained"],
+    )
 
 
 def _corpus(table: dict[str, Any], folder: Path, benchmark: Path | None, log: Log) -> None:
@@ -152,7 +175,7 @@ def export(trainer: Trainer, tokenizer: Path, out: Path) -> None:
     """The packed model: bf16 weights, config.json, tokenizer.json and stopgap.json, each replaced atomically."""
     out.mkdir(parents=True, exist_ok=True)
     shape, progress = trainer.config.shape, trainer.progress
-    length = trainer.trained_length()
+    length = trained_length(trainer.config, trainer.progress.positions)
     partial = out / "model.partial"
     save_file(to_checkpoint(trainer.learner), partial, metadata={"format": "pt"})
     partial.chmod(0o644)  # safetensors writes for the owner only
@@ -166,6 +189,7 @@ def export(trainer: Trainer, tokenizer: Path, out: Path) -> None:
         "markers": {name: getattr(MARKERS, name) for name in MARKERS.__slots__},
         "positions_trained": progress.positions,
         "slots_trained": progress.slots,
+        "holes_trained": progress.holes,
         "seconds_trained": round(progress.seconds),
     }
     for name, content in (("config.json", class_config(shape, 4096)), ("stopgap.json", card)):
@@ -183,7 +207,9 @@ def write_card(trainer: Trainer, folder: Path, out: Path) -> None:
     for choice in COPIES:
         copied = heldout.copy_scores(choice, packages, tokenizer, MARKERS, count, prompt)
         rows.append((f"no model: {choice}", copied))
-    losses = heldout.losses(trainer.learner, packages, MARKERS, 64, trainer.trained_length())
+    losses = heldout.losses(
+        trainer.learner, packages, MARKERS, 64, trained_length(trainer.config, trainer.progress.positions)
+    )
     manifest = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
     progress = trainer.progress
     text = (
@@ -199,7 +225,7 @@ def write_card(trainer: Trainer, folder: Path, out: Path) -> None:
             positions=progress.positions / 1e6,
             slots=progress.slots / 1e6,
             minutes=progress.seconds / 60,
-            length=trainer.trained_length(),
+            length=trained_length(trainer.config, trainer.progress.positions),
             canvas=max(phase.slots for phase in trainer.config.phases),
             count=count,
             rows="\n".join(f"| {name} | {s['exact']:.1f} | {s['similarity']:.1f} |" for name, s in rows),

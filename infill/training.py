@@ -10,148 +10,20 @@ from __future__ import annotations
 import json
 import math
 import signal
-import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .learner import Learner, Shape
-from .objective import Noise, Rows, rows
-from .prompt import InfillMarkers
-from .shards import SPECIALS, Shard
-
-MARKERS = InfillMarkers(*(SPECIALS.index(name) for name in ("<bos>", "<suf>", "<pre>", "<end>", "<del>")))
-PAD = SPECIALS.index("<pad>")
-
-
-class TrainingError(Exception):
-    """A run that cannot start as configured; `str()` says what to change."""
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """A stretch of training with one kind of batch; phases follow one another by positions seen."""
-
-    until: float
-    """Millions of encoder positions seen at which the phase ends."""
-    length: int
-    rows: int
-    canvases: int = 0
-    slots: int = 64
-    canvas_loss: float = 1.0
-    ar_loss: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    seed: int = 1
-    matrix_rate: float = 0.004
-    """Muon's rate (matched to AdamW's update size)."""
-    vector_rate: float = 0.004
-    """AdamW's rate for the embedding and the norms."""
-    decay: float = 0.02
-    warmup: int = 100
-    clip: float = 1.0
-    hole_weight: float = 1.0
-    self_conditioning: float = 0.5
-    checkpoint_seconds: float = 120.0
-    evaluate_seconds: float = 600.0
-    compile: bool = True
-    phases: tuple[Phase, ...] = (Phase(1e9, 256, 16),)
-    noise: Noise = field(default_factory=Noise)
-    shape: Shape = field(default_factory=Shape)
-
-
-def read_config(path: Path) -> tuple[Config, dict[str, Any]]:
-    """The run's knobs and the whole TOML document (other stages read their own tables of it)."""
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise TrainingError(f"cannot read the training config {path}: {error}") from None
-    table = dict(document.get("train", {}))
-    try:
-        phases = tuple(Phase(**p) for p in table.pop("phases"))
-        noise = dict(table.pop("noise", {}))
-        if "near" in noise:
-            noise["near"] = tuple(noise["near"])
-        shape = Shape(**table.pop("shape", {}))
-        return Config(**table, phases=phases, noise=Noise(**noise), shape=shape), document
-    except (TypeError, KeyError) as error:
-        raise TrainingError(f"{path}, table [train]: {error}") from None
-
-
-@dataclass(slots=True)
-class Progress:
-    """Where the run stands; all of it is in the checkpoint."""
-
-    step: int = 0
-    positions: int = 0
-    """Encoder positions seen, padding included."""
-    slots: int = 0
-    """Canvas slots seen, empty ones included."""
-    holes: int = 0
-    """Holes taken from the data order."""
-    seconds: float = 0.0
-    """Time in the loop, by the caller's clock."""
-
-
-def order(shard: Shard, seed: int, start: int, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Holes `start`..`start + count` of the endless shuffled order."""
-    out: list[int] = []
-    while len(out) < count:
-        epoch, at = divmod(start + len(out), len(shard))
-        permutation = np.random.default_rng((seed, epoch)).permutation(len(shard))
-        out += permutation[at : at + count - len(out)].tolist()
-    return np.array(out, dtype=np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """`Rows` as tensors, plus what the decoder's attention may see."""
-
-    ids: Tensor
-    weight: Tensor
-    canvas: Tensor
-    truth: Tensor
-    canvas_weight: Tensor
-    hole: Tensor
-    positions: Tensor
-    allowed: Tensor
-
-
-def to_batch(made: Rows, device: torch.device) -> Batch:
-    """Tensors on `device`; the k canvases of a row become one sequence of k * c slots."""
-    b, k, c = made.canvas.shape
-    n = made.weight.shape[1]
-    flat = (b, k * c)
-    cut = np.repeat(made.cut, c, axis=1)
-    positions = cut + np.tile(np.arange(c), k)
-    prefix = np.arange(n)[None, None] < cut[..., None]
-    group = np.repeat(np.arange(k), c)
-    own = (group[:, None] == group) & made.used.reshape(b, 1, k * c)
-    own |= np.eye(k * c, dtype=np.bool_)  # an empty slot sees itself, so that its softmax is defined
-    allowed = np.concatenate((prefix, own), axis=2)[:, None]
-
-    def tensor(x: np.ndarray[Any, Any]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(x)).to(device, non_blocking=True)
-
-    return Batch(
-        tensor(made.ids),
-        tensor(made.weight),
-        tensor(made.canvas.reshape(flat)),
-        tensor(made.truth.reshape(flat)),
-        tensor(made.canvas_weight.reshape(flat)),
-        tensor(made.hole.reshape(flat)),
-        tensor(positions),
-        tensor(allowed),
-    )
+from .feed import Batch, Feed, to_batch
+from .learner import Learner
+from .shards import Shard
+from .training_config import Config, Progress, TrainingError, phase_at
 
 
 def encoder_loss(learner: Learner, ids: Tensor, weight: Tensor) -> Tensor:
@@ -193,6 +65,7 @@ class Trainer:
     def __init__(self, config: Config, shard: Shard, folder: Path, device: torch.device) -> None:
         self.config, self.shard, self.folder, self.device = config, shard, folder, device
         self.progress = Progress()
+        self.feed = Feed(shard, config)
         dtype = torch.bfloat16
         self.learner = Learner(config.shape, dtype, config.seed).to(device)
         matrices = [p for n, p in self.learner.named_parameters() if p.dim() == 2 and n != "embed"]
@@ -208,40 +81,15 @@ class Trainer:
         self.encoder_loss = wrap(encoder_loss, dynamic=False)
         self.joint_loss = wrap(joint_loss, dynamic=False)
 
-    def phase(self) -> Phase:
-        for phase in self.config.phases:
-            if self.progress.positions < phase.until * 1e6:
-                return phase
-        return self.config.phases[-1]
-
-    def trained_length(self) -> int:
-        """Longest rows of the phases that have begun."""
-        begins = [0.0, *(phase.until for phase in self.config.phases)]
-        seen = self.progress.positions / 1e6
-        return max(p.length for p, begin in zip(self.config.phases, begins, strict=False) if begin <= seen)
-
     def step(self, scale: float = 1.0) -> dict[str, float]:
         """One optimiser step at `scale` times the configured rates; losses in nats."""
-        config, progress, phase = self.config, self.progress, self.phase()
-        rng = np.random.default_rng((config.seed, 7, progress.step))
-        holes = order(self.shard, config.seed, progress.holes, phase.rows)
-        made = rows(
-            self.shard,
-            holes,
-            phase.length,
-            phase.canvases,
-            phase.slots,
-            MARKERS,
-            config.noise,
-            PAD,
-            config.shape.vocabulary,
-            rng,
-            config.hole_weight,
-        )
+        config, progress = self.config, self.progress
+        phase = phase_at(config, progress.positions)
+        made, conditioned = self.feed.take(progress)
         batch = to_batch(made, self.device)
         report = {}
         if phase.canvases:
-            ar, denoise = self.joint_loss(self.learner, batch, rng.random() < config.self_conditioning)
+            ar, denoise = self.joint_loss(self.learner, batch, conditioned)
             loss = phase.ar_loss * ar + phase.canvas_loss * denoise
             report["canvas"] = float(denoise.detach())
         else:
@@ -256,10 +104,7 @@ class Trainer:
                 group["lr"] = rate * warm * scale
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-        progress.step += 1
-        progress.positions += phase.rows * phase.length
-        progress.slots += phase.rows * phase.canvases * phase.slots
-        progress.holes += phase.rows
+        self.progress = progress.after(phase)
         return report
 
     # -- checkpoints --------------------------------------------------------------------------------
@@ -279,9 +124,9 @@ class Trainer:
             target.replace(self.folder / "previous.pt")
         partial.replace(target)
 
-    def load(self) -> bool:
-        """Goes on from the newest whole checkpoint in `folder`; False where there is none."""
-        for name in ("checkpoint.pt", "previous.pt"):
+    def load(self, names: Sequence[str] = ("checkpoint.pt", "previous.pt")) -> bool:
+        """Goes on from the first of `names` that is in `folder`; False where there is none."""
+        for name in names:
             path = self.folder / name
             if not path.exists():
                 continue
@@ -321,7 +166,7 @@ class Trainer:
                 for name, value in self.step(scale).items():
                     mean[name] = value if name not in mean else 0.95 * mean[name] + 0.05 * value
                 now = clock()
-                self.progress.seconds = before + now - start
+                self.progress = replace(self.progress, seconds=before + now - start)
                 if now - last_log > 20:
                     speed = (self.progress.positions - seen) / (now - last_log)
                     log({**asdict(self.progress), **mean, "speed": speed, "left": seconds - (now - start)})

@@ -11,7 +11,7 @@ from stopgap.infill.corpus import SourceFile
 from stopgap.infill.objective import Noise, Rows, rows, spoil, window
 from stopgap.infill.prompt import InfillMarkers
 from stopgap.infill.shards import KINDS, Shard
-from stopgap.infill.training import MARKERS, PAD
+from stopgap.infill.training_config import MARKERS, PAD
 
 SOURCE = (
     "import os\n\n\n"

@@ -6,18 +6,23 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from stopgap.infill import heldout, pipeline, shards
 from stopgap.infill.corpus import SourceFile
+from stopgap.infill.feed import Feed, make, order
 from stopgap.infill.learner import Learner, Shape, from_checkpoint, to_checkpoint
-from stopgap.infill.pipeline import default_config, export, run_training
+from stopgap.infill.objective import Rows
+from stopgap.infill.pipeline import _begin_from, default_config, export, run_training
 from stopgap.infill.shards import KINDS, Shard
-from stopgap.infill.training import MARKERS, Config, Phase, Trainer, TrainingError, order, read_config
+from stopgap.infill.training import Trainer
+from stopgap.infill.training_config import MARKERS, Config, Phase, Progress, TrainingError, phase_at, read_config
 
 SOURCE = "".join(f"def get_{i}(self):\n    return self.value_{i} + {i}\n\n\n" for i in range(30))
 SHAPE = Shape(vocabulary=320, hidden=32, layers=2, heads=2, kv_heads=1, head_dim=16, intermediate=32, expert=8)
@@ -116,9 +121,34 @@ def test_a_decaying_branch_leaves_the_checkpoint_alone(new_trainer: Callable[[],
 def test_the_data_order_has_no_gap_and_no_repeat_within_an_epoch(folder: Path) -> None:
     shard = Shard.load(folder / "train.npz")
     size = len(shard)
-    everything = order(shard, 1, 0, 2 * size)
+    everything = order(size, 1, 0, 2 * size)
     assert sorted(everything[:size]) == sorted(everything[size:]) == list(range(size))
-    assert (order(shard, 1, size - 3, 6) == everything[size - 3 : size + 3]).all()
+    assert (order(size, 1, size - 3, 6) == everything[size - 3 : size + 3]).all()
+
+
+def test_workers_make_the_rows_the_loop_would_make_itself(folder: Path) -> None:
+    shard = Shard.load(folder / "train.npz")
+    feed = Feed(shard, replace(CONFIG, workers=1))
+    try:
+        progress = Progress()
+        for _ in range(4):
+            ahead, here = feed.take(progress), make(shard, CONFIG, progress)
+            assert ahead[1] == here[1]
+            assert all(np.array_equal(getattr(ahead[0], f), getattr(here[0], f)) for f in Rows.__slots__)
+            progress = progress.after(phase_at(CONFIG, progress.positions))
+    finally:
+        feed.close()
+
+
+def test_training_goes_on_from_shipped_weights_alone(folder: Path, tmp_path: Path) -> None:
+    trainer = Trainer(CONFIG, Shard.load(folder / "train.npz"), tmp_path, torch.device("cpu"))
+    trainer.step()
+    export(trainer, folder / "tokenizer.json", tmp_path / "out")
+    fresh = Trainer(CONFIG, trainer.shard, tmp_path, torch.device("cpu"))
+    _begin_from(fresh, tmp_path / "out")
+    assert fresh.progress == replace(trainer.progress, step=0, seconds=0)
+    assert torch.allclose(weights(fresh), weights(trainer), atol=0.01, rtol=0.01)  # bf16
+    assert not torch.equal(weights(fresh), weights(Trainer(CONFIG, trainer.shard, tmp_path, torch.device("cpu"))))
 
 
 def test_another_shape_is_refused_with_the_remedy(new_trainer: Callable[[], Trainer], folder: Path) -> None:
