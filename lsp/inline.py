@@ -40,13 +40,16 @@ async def inline_completion(ls: Server, params: lsp.InlineCompletionParams) -> l
     if found is None:
         return None
     items = []
+    # Neovim 0.12 lays a text with a range over what stands behind the cursor, brackets and all, and its
+    # buffers hold no carriage returns.
+    neovim = ls.link.name == "Neovim"
     for ghost in found:
         if selected is not None and (ghost.over or ghost.back):
             continue
-        # Neovim 0.12 lays a text with a range over what stands behind the cursor, brackets and all.
-        inserts = ls.link.name == "Neovim" and selected is None and not (ghost.back or ghost.over)
-        at = cursor if inserts else start
+        at = cursor if neovim and selected is None and not (ghost.back or ghost.over) else start
         text = data[at : cursor - ghost.back] + ghost.insert
+        if neovim:
+            text = text.replace(b"\r\n", b"\n")
         where = ls.range(snapshot, at, end + ghost.over)
         items.append(lsp.InlineCompletionItem(text.decode(), range=where, command=accepted(ghost, snapshot)))
     return items

@@ -179,6 +179,36 @@ def test_the_line_becomes_what_the_model_said(nvim: Neovim, typed: str, behind: 
         assert shown == expected  # Neovim's own leaves a bracket that moves down where it is
 
 
+def test_a_bracket_that_an_autopairs_plugin_adds_is_not_doubled(nvim: Neovim) -> None:
+    nvim.edit("\n")
+    nvim.command("inoremap <buffer> ( ()<Left>")
+    nvim.type("idef add")
+    nvim.until(nvim.ghost)
+    nvim.type("(")
+    nvim.until(lambda: nvim.lines() == ["def add()"] and nvim.screen()[:2] == ["def add(a, b):", "    return a + b"])
+    nvim.type("<Tab>")
+    nvim.until(lambda: nvim.lines() == ["def add(a, b):", "    return a + b"])
+
+
+def test_lines_of_a_dos_file_stay_clean(nvim: Neovim) -> None:
+    nvim.edit("x = 1\r\ny = 2\r\n")
+    nvim.type("odef add")
+    assert nvim.until(nvim.ghost) == ["(a, b):", "    return a + b"]
+    nvim.type("<Tab><Esc>:w<CR>")
+    nvim.until(lambda: b"return" in (nvim.home / "t.py").read_bytes())
+    assert (nvim.home / "t.py").read_bytes() == b"x = 1\r\ndef add(a, b):\r\n    return a + b\r\ny = 2\r\n"
+
+
+def test_text_for_one_buffer_never_shows_in_another(nvim: Neovim) -> None:
+    nvim.edit("\n", "one.py")
+    nvim.edit("\n", "two.py")
+    nvim.type("idef add<Cmd>buffer one.py<CR>")
+    nvim.until(lambda: nvim.lua("return require('stopgap.client').busy") == 0)
+    nvim.type("x = ")
+    nvim.until(lambda: nvim.lines() == ["x = "])
+    assert nvim.ghost() == []
+
+
 def test_positions_are_counted_in_both_encodings(nvim: Neovim) -> None:
     nvim.edit("\n")
     encoding = nvim.lua("return require('stopgap.client').get().offset_encoding")

@@ -26,8 +26,8 @@ REWRITES = ("return sorted(set(values))  # 😀 ok", "return list(dict.fromkeys(
 
 
 def line_end(source: bytes, offset: int) -> int:
-    found = source.find(b"\n", offset)
-    return len(source) if found < 0 else found
+    line = source[offset:].partition(b"\n")[0]
+    return offset + len(line.removesuffix(b"\r"))
 
 
 class Engine:
