@@ -13,7 +13,7 @@ page.setDefaultTimeout(30_000);
 const showing = (text) => ({ hasText: new RegExp(RegExp.escape(text).replaceAll('\\x20', '\\s+')) });
 
 const deeds = {
-  goto: () => page.goto(url),
+  goto: () => page.goto(url, { waitUntil: 'commit', timeout: 60_000 }).then(() => null),
   press: ({ keys }) => page.keyboard.press(keys),
   type: ({ text, delay }) => page.keyboard.type(text, { delay: delay ?? 0 }),
   click: ({ selector }) => page.locator(selector).first().click(),

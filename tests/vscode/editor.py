@@ -100,8 +100,8 @@ class Editor:
     def type(self, text: str, delay: int = 0) -> None:
         self.do("type", text=text, delay=delay)
 
-    def see(self, selector: str, text: str = "") -> str:
-        return str(self.do("see", selector=selector, text=text))
+    def see(self, selector: str, text: str = "", seconds: float = 30) -> str:
+        return str(self.do("see", selector=selector, text=text, timeout=seconds * 1000))
 
     def miss(self, selector: str, text: str = "") -> None:
         self.do("miss", selector=selector, text=text)
@@ -178,7 +178,9 @@ def running(folder: Path, vsix: Path, env: dict[str, str], settings: dict[str, o
     environment = {**os.environ, **env, "HOME": str(home), "PATH": path, "XDG_CONFIG_HOME": str(home / "config")}
     server = [node(), str(cache() / "node_modules" / "code-server" / "out" / "node" / "entry.js")]
     folders = ["--user-data-dir", str(data), "--extensions-dir", str(extensions)]
-    subprocess.run([*server, *folders, "--install-extension", str(vsix)], env=environment, check=True, capture_output=True)
+    subprocess.run(
+        [*server, *folders, "--install-extension", str(vsix)], env=environment, check=True, capture_output=True
+    )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -203,7 +205,7 @@ def running(folder: Path, vsix: Path, env: dict[str, str], settings: dict[str, o
             try:
                 editor = Editor(driver, workspace, pictures)
                 editor.do("goto")
-                editor.see(".explorer-viewlet")
+                editor.see(".explorer-viewlet", seconds=120)  # 5 s on an idle machine, 90 on a very busy one
                 yield editor
             finally:
                 driver.communicate(timeout=20)

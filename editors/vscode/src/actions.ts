@@ -32,12 +32,13 @@ function previewed(action: vscode.CodeAction): vscode.CodeAction {
   const ask = readChoice(data);
   if (!ask || action.disabled || !PREVIEWED.has(ask.action)) return action;
   const shown = new vscode.CodeAction(action.title, action.kind);
-  shown.command = { title: action.title, command: PREVIEW, arguments: [ask] };
+  // The server's own plain data: a Range among the arguments arrives as something else.
+  shown.command = { title: action.title, command: PREVIEW, arguments: [data] };
   return shown;
 }
 
 /** `Choice.as_data` of lsp/rewrite.py. */
-function readChoice(data: unknown): Ask | undefined {
+export function readChoice(data: unknown): Ask | undefined {
   if (typeof data !== 'object' || data === null) return undefined;
   const { stopgap, uri, range, instruction } = data as Record<string, unknown>;
   const action = ACTIONS.find((one) => one === stopgap);

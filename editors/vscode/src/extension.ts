@@ -1,9 +1,8 @@
 /** Where everything is put together; every command is registered here. */
 import * as vscode from 'vscode';
 import type { Middleware } from 'vscode-languageclient/node';
-import { askHere, PREVIEW, provideCodeActions, type Ask } from './actions.ts';
+import { askHere, PREVIEW, provideCodeActions, readChoice, type Ask } from './actions.ts';
 import { Previews } from './preview.ts';
-import type { Action } from './protocol.ts';
 import { Reasons } from './reasons.ts';
 import { Server } from './server.ts';
 import * as settings from './settings.ts';
@@ -45,10 +44,10 @@ export function activate(context: vscode.ExtensionContext): void {
       vscode.commands.executeCommand('workbench.action.openWalkthrough', `${context.extension.id}#start`),
     ),
     on('stopgap.whyNothing', () => reasons.show(here)),
-    on('stopgap.fillHole', () => preview(previews, 'hole')),
-    on('stopgap.rewriteFunction', () => preview(previews, 'function')),
-    on('stopgap.rewriteWithInstruction', () => preview(previews, 'instruction')),
-    on(PREVIEW, (ask: Ask) => previews.start(ask)),
+    on('stopgap.fillHole', () => preview(previews, askHere('hole'))),
+    on('stopgap.rewriteFunction', () => preview(previews, askHere('function'))),
+    on('stopgap.rewriteWithInstruction', () => preview(previews, askHere('instruction'))),
+    on(PREVIEW, (choice: unknown) => preview(previews, readChoice(choice))),
     on('stopgap.accept', () => previews.accept()),
     on('stopgap.reject', () => previews.reject()),
     on('stopgap.tryAgain', () => previews.tryAgain()),
@@ -68,8 +67,7 @@ export function deactivate(): Promise<void> | undefined {
   return server?.dispose();
 }
 
-async function preview(previews: Previews, action: Action): Promise<void> {
-  const ask = askHere(action);
+async function preview(previews: Previews, ask: Ask | undefined): Promise<void> {
   if (ask) await previews.start(ask);
   else void vscode.window.showInformationMessage('stopgap: open a file first');
 }

@@ -217,8 +217,8 @@ export class Previews implements vscode.Disposable {
       { offset: top, title: '$(refresh) Try again', command: 'stopgap.tryAgain' },
       { offset: top, title: '$(close) Reject (Esc)', command: 'stopgap.reject' },
       ...(several ? hunks : []).flatMap(([edit], argument): Lens[] => [
-        { offset: starts.get(edit) ?? 0, title: '$(check) Accept this change', command: 'stopgap.acceptHunk', argument },
-        { offset: starts.get(edit) ?? 0, title: '$(close) Skip it', command: 'stopgap.skipHunk', argument },
+        { offset: starts.get(edit) ?? 0, title: '$(check) Accept this', command: 'stopgap.acceptHunk', argument },
+        { offset: starts.get(edit) ?? 0, title: '$(close) Skip this', command: 'stopgap.skipHunk', argument },
       ]),
     ];
     await this.paint(session, { text: applied(text, edits), noise: [], added: places, lenses, note: '', noteAt: 0 }, top);

@@ -72,6 +72,8 @@ export class StatusItem implements vscode.Disposable {
 
 /** What cannot go on comes first, then what the user has switched off, then what goes on. */
 function faceOf(health: Health, off: string, spinning: boolean, step: string): Face {
+  // Drafts come from a model that is loaded, whatever the last word on its state was.
+  if (step) return { text: `$(loading~spin) stopgap ${step}`, tooltip: 'denoising a rewrite' };
   switch (health.state) {
     case 'missing':
       return { text: '$(warning) stopgap: not found', tooltip: health.message, warn: true };
@@ -92,7 +94,7 @@ function faceOf(health: Health, off: string, spinning: boolean, step: string): F
     case 'starting':
     case 'ready': {
       const model = health.model ? `ready, model ${health.model}` : 'ready; the model is loaded at the first request';
-      if (spinning || step) return { text: `$(loading~spin) stopgap${step && ` ${step}`}`, tooltip: 'thinking' };
+      if (spinning) return { text: '$(loading~spin) stopgap', tooltip: 'thinking' };
       if (off) return { text: '$(circle-slash) stopgap', tooltip: `ghost text is off ${off}` };
       return { text: '$(sparkle) stopgap', tooltip: model };
     }
