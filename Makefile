@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test check test-editors clean
 
 demo: .venv/.product
 	@$(BIN)/stopgap fill examples/inventory.py --marker '# fill here'
@@ -12,10 +12,17 @@ test: .venv/.tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest $(PYTEST_FLAGS)
 
 check: test
 	$(BIN)/pyright
+
+# The editors themselves, in a cache folder of the user's; Emacs and Chromium only where apt may install them.
+test-editors: .venv/.tests
+	PYTHON=$(CURDIR)/$(BIN)/python tests/nvim/install
+	tests/emacs/install
+	tests/vscode/setup.sh
+	$(BIN)/pytest -rs tests/test_nvim.py tests/test_emacs.py tests/test_vscode.py
 
 .venv/.product: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "stopgap needs Python 3.11 or newer: install it, or run make PYTHON=/path/to/python3"; exit 2; }
