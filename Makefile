@@ -15,7 +15,7 @@ test: .venv/.tests
 	$(BIN)/pytest $(PYTEST_FLAGS)
 
 check: test
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # The editors themselves, in a cache folder of the user's; Emacs and Chromium only where apt may install them.
 test-editors: .venv/.tests

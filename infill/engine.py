@@ -170,8 +170,8 @@ _OPEN = re.compile(r"(\w{1,32}|\n)\Z")
 def _overlap(prefix: bytes, tokenizer: Tokenizer) -> bytes:
     """The end of `prefix` that a fill's first token should repeat, so that nothing is cut where BPE would not cut.
 
-    An open word, or a line break whose indentation is left to the fill: all of it where that is a token, else its last
-    token; b"" where nothing is open. Being a token itself, it can always be repeated as it is.
+    An open word, or a line break whose indentation is left to the fill: all of it where that is a token, else its
+    last token; b"" where nothing is open. Being a token itself, it can always be repeated as it is.
     """
     match = _OPEN.search(prefix[-128:].decode(errors="ignore"))
     if not match:
@@ -202,7 +202,8 @@ def load_engine(
     """The engine for `model`: "starter" or a model folder.
 
     `device` is "auto" (a CUDA device if there is one), "cpu" or a torch device. `engine="transformers"` runs the same
-    fills over the reference implementation, for comparison. Raises FillError, with the remedy, before anything is half loaded.
+    fills over the reference implementation, for comparison. Raises FillError, with the remedy, before anything is half
+    loaded.
     """
     folder = STARTER if model == "starter" else Path(model).expanduser()
     if not (folder / "config.json").is_file():

@@ -134,7 +134,7 @@ class Ground:
         return replace(best, compiles=max(best.compiles, apart.compiles if apart.count == best.count else 0))
 
     def _fillers(self) -> list[bytes]:
-        """Innocent fills. Where the hole begins a line, its indentation is part of the fill: each likely one is tried."""
+        """Innocent fills, at each likely indentation where the hole begins a line and so decides about it."""
         text, hole = self.source.text, self.hole
         indents = [b""]
         if not hole.lead and line_start(text, hole.start) == hole.start:

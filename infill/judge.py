@@ -13,7 +13,6 @@ from .holes import Hole
 from .syntax import Gate, Verdict
 from .tokenizer import Tokenizer
 
-
 _REPEATED = re.compile(rb"([^\n]{1,24}?)\1{3,}")
 
 

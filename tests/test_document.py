@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 from stopgap.lsp.document import Documents, Encoding, Position, Snapshot, opened
 
 ENCODINGS: tuple[Encoding, ...] = ("utf-8", "utf-16", "utf-32")
-TEXT = st.text(
-    alphabet=st.sampled_from([*list("ab \n\r\x0c\t"), "é", "漢", "😀", "\u2028", "\x85"]), max_size=40
-)
+TEXT = st.text(alphabet=st.sampled_from([*list("ab \n\r\x0c\t"), "é", "漢", "😀", "\u2028", "\x85"]), max_size=40)
 
 
 def units(text: str, encoding: Encoding) -> int:
@@ -85,9 +83,7 @@ def test_a_chain_of_edits_ends_in_the_text_and_lines_of_a_fresh_document(
         ("utf-8", 99, 6),
     ],
 )
-def test_a_position_inside_or_beyond_a_character_is_clamped(
-    encoding: Encoding, character: int, offset: int
-) -> None:
+def test_a_position_inside_or_beyond_a_character_is_clamped(encoding: Encoding, character: int, offset: int) -> None:
     assert opened("u", 1, "", "a😀b\r\nc").offset((0, character), encoding) == offset
 
 
@@ -123,9 +119,7 @@ def test_a_range_given_backwards_is_read_forwards() -> None:
 
 
 def test_several_changes_in_one_message_build_on_each_other() -> None:
-    snapshot = opened("u", 1, "", "abc").changed(
-        2, [(((0, 0), (0, 1)), "xy"), (((0, 2), (0, 3)), "")], "utf-16"
-    )
+    snapshot = opened("u", 1, "", "abc").changed(2, [(((0, 0), (0, 1)), "xy"), (((0, 2), (0, 3)), "")], "utf-16")
     assert snapshot.data == b"xyc"
 
 

@@ -16,10 +16,7 @@ KINDS = (
 def test_every_kind_in_the_table_exists_in_the_grammar(language: Language) -> None:
     grammar = languages.grammar(language)
     unknown = {
-        kind
-        for name in KINDS
-        for kind in getattr(language, name)
-        if grammar.id_for_node_kind(kind, True) is None
+        kind for name in KINDS for kind in getattr(language, name) if grammar.id_for_node_kind(kind, True) is None
     }
     assert not unknown
 

@@ -113,9 +113,7 @@ LINES = st.text(alphabet="ab( )\n\t", max_size=20)
 
 
 @given(LINES, LINES, LINES, st.data())
-def test_typing_any_part_leads_to_the_same_document(
-    head: str, insert: str, tail: str, data: st.DataObject
-) -> None:
+def test_typing_any_part_leads_to_the_same_document(head: str, insert: str, tail: str, data: st.DataObject) -> None:
     memory = TypedThrough()
     memory.put((head + tail).encode(), len(head), (Ghost(insert.encode()),))
     count = data.draw(st.integers(0, len(insert)))
