@@ -8,6 +8,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from stopgap.lsp.settings import Settings, camel
 
 ENGINE = f"{Path(__file__).parent / 'vscode' / 'engine.py'}:load"
 GHOST = ".view-line:has([class*=ghost-text-decoration])"
+STATUS = '[id$="stopgap.status"]'
 LENS = ".codelens-decoration"
 PREVIEW = ".split-view-view:nth-child(2) .editor-group-container"
 FUNCTION = """def mean(values):
@@ -63,25 +65,30 @@ def vsix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return vscode.package(tmp_path_factory.mktemp("vsix"))
 
 
-@pytest.fixture(scope="module")
-def window(vsix: Path) -> Iterator[Editor]:
+@contextmanager
+def opened(vsix: Path, **env: str) -> Iterator[Editor]:
+    """A window whose language server is ready; its daemon is ended with it."""
     # Not pytest's folder: its name alone can be longer than a socket path may be.
     with tempfile.TemporaryDirectory(prefix="sg-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        env = {
+        ours = {
             "STOPGAP_RUNTIME_DIR": f"{folder}/run",
             "STOPGAP_STATE_DIR": f"{folder}/state",
             "STOPGAP_CONFIG": f"{folder}/config.toml",
-            "STOPGAP_ENGINE_FACTORY": ENGINE,
         }
         try:
-            with vscode.running(folder, vsix, env, {}) as window:
-                window.open("warm.py", "x = 1|\n")
-                window.status("stopgap")
+            with vscode.running(folder, vsix, {**ours, **env}, {}) as window:
+                window.see(f"{STATUS} .codicon-sparkle", seconds=60)
                 yield window
         finally:
             for lock in (folder / "run").glob("*.lock"):
                 end_process(lock)
+
+
+@pytest.fixture(scope="module")
+def window(vsix: Path) -> Iterator[Editor]:
+    with opened(vsix, STOPGAP_ENGINE_FACTORY=ENGINE) as window:
+        yield window
 
 
 @pytest.mark.slow
@@ -179,7 +186,7 @@ def test_try_again_gives_another_text(window: Editor) -> None:
     window.see(LENS, "Accept all")
     window.do("click", selector=f"{LENS} a:has-text('Try again')")
     window.status("/30")
-    window.miss('[id$="stopgap.status"]', "/30")
+    window.miss(STATUS, "/30")
     window.see(".view-line", "return sum(values) / len(values)")
     window.press("Control+Enter")
     window.miss(LENS)
@@ -206,7 +213,7 @@ def test_pause_shows_in_the_status_bar_and_resume_brings_ghost_text_back(window:
     window.do("sleep", ms=500)
     assert not window.texts(GHOST)
     window.command("Stopgap: Resume")
-    window.miss('[id$="stopgap.status"]', "paused")
+    window.miss(STATUS, "paused")
     window.press("Backspace")
     window.type(" ")
     window.see(GHOST, GHOSTS[0])
@@ -216,11 +223,27 @@ def test_pause_shows_in_the_status_bar_and_resume_brings_ghost_text_back(window:
 def test_a_language_is_switched_off_and_on_again(window: Editor) -> None:
     window.open("off.py", "def add(left, right):\n    |\n")
     window.command("Stopgap: Turn Ghost Text On or Off for This Language")
-    window.see('[id$="stopgap.status"] .codicon-circle-slash')
+    window.see(f"{STATUS} .codicon-circle-slash")
     window.type("return ")
     window.do("sleep", ms=500)
     assert not window.texts(GHOST)
     window.command("Stopgap: Why Nothing")
     window.see(f"{PREVIEW} .view-lines", "disabledLanguages has python")
     window.command("Stopgap: Turn Ghost Text On or Off for This Language")
-    window.see('[id$="stopgap.status"] .codicon-sparkle')
+    window.see(f"{STATUS} .codicon-sparkle")
+
+
+@pytest.mark.slow
+def test_the_shipped_model_fills_a_hole_that_still_compiles(vsix: Path) -> None:
+    source = (EXTENSION.parent.parent / "examples" / "inventory.py").read_text(encoding="utf-8")
+    with opened(vsix) as window:
+        path = window.open("inventory.py", source.replace("# fill here", "|"))
+        window.type("r")
+        window.press("Alt+\\")
+        window.see(GHOST, "r")
+        window.picture("starter")
+        window.press("Tab")
+        window.saved(path, "                r")
+        after = path.read_text(encoding="utf-8")
+        assert len(after) > len(source) - len("# fill here") + 1
+        compile(after, "inventory.py", "exec")

@@ -195,7 +195,7 @@ def running(folder: Path, vsix: Path, env: dict[str, str], settings: dict[str, o
             start_new_session=True,
         )
         try:
-            until(lambda: answers(f"{url}/healthz"), lambda: (folder / "code-server.log").read_text())
+            until(lambda: answers(f"{url}/healthz"), (folder / "code-server.log").read_text)
             driver = subprocess.Popen(
                 [node(), str(HERE / "driver.mjs"), str(cache()), str(browser()), f"{url}/?folder={workspace}"],
                 stdin=subprocess.PIPE,

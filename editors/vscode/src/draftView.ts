@@ -42,6 +42,8 @@ export class DraftView implements vscode.Disposable, vscode.TextDocumentContentP
   readonly onDidClose = this.closed.event;
   private uri: vscode.Uri | undefined;
   private picture = NOTHING;
+  /** Whose text the editor has been given last; it lags behind `picture` while drafts come fast. */
+  private given = NOTHING;
   private count = 0;
   private readonly noise = vscode.window.createTextEditorDecorationType({ opacity: '0.35', fontStyle: 'italic' });
   private readonly note = vscode.window.createTextEditorDecorationType({
@@ -126,7 +128,9 @@ export class DraftView implements vscode.Disposable, vscode.TextDocumentContentP
   }
 
   provideTextDocumentContent(uri: vscode.Uri): string {
-    return this.isMine(uri) ? this.picture.text : '';
+    if (!this.isMine(uri)) return '';
+    this.given = this.picture;
+    return this.picture.text;
   }
 
   provideCodeLenses(document: vscode.TextDocument): vscode.CodeLens[] {
@@ -152,13 +156,16 @@ export class DraftView implements vscode.Disposable, vscode.TextDocumentContentP
   /** The editor gets a new text some time after `changed`; colours of another text would be worse than none. */
   private paint(): void {
     for (const editor of vscode.window.visibleTextEditors) {
-      if (!this.isMine(editor.document.uri) || editor.document.getText() !== this.picture.text) continue;
-      editor.setDecorations(this.noise, ranges(editor.document, this.picture.noise));
-      editor.setDecorations(this.added, ranges(editor.document, this.picture.added));
-      const end = editor.document.lineAt(editor.document.positionAt(this.picture.noteAt)).range.end;
-      const contentText = this.picture.note;
-      const note = { range: new vscode.Range(end, end), renderOptions: { after: { contentText } } };
-      editor.setDecorations(this.note, contentText ? [note] : []);
+      const { document } = editor;
+      if (!this.isMine(document.uri)) continue;
+      const text = document.getText();
+      const picture = [this.picture, this.given].find((one) => one.text === text);
+      if (!picture) continue;
+      editor.setDecorations(this.noise, ranges(document, picture.noise));
+      editor.setDecorations(this.added, ranges(document, picture.added));
+      const end = document.lineAt(document.positionAt(picture.noteAt)).range.end;
+      const note = { range: new vscode.Range(end, end), renderOptions: { after: { contentText: picture.note } } };
+      editor.setDecorations(this.note, picture.note ? [note] : []);
     }
   }
 }
