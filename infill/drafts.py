@@ -52,10 +52,10 @@ def left_to_right(
                 keep = torch.full_like(logits, float("-inf"))
                 keep[list(first)] = logits[list(first)]
                 logits = keep
-            if temperature > 0:
-                id_ = int(torch.multinomial(torch.softmax(logits / temperature, -1), 1, generator=generator))
-            else:
-                id_ = int(logits.argmax())
+            id_ = _pick(logits, temperature, generator)
+            while _circles(draft, id_):
+                logits[id_] = float("-inf")
+                id_ = _pick(logits, temperature, generator)
             if id_ in ends:
                 return
             draft.append(id_)
@@ -64,6 +64,21 @@ def left_to_right(
             last = model.encode(cache, [id_])[-1:]
     finally:
         cache.crop(length)
+
+
+def _pick(logits: Tensor, temperature: float, generator: torch.Generator | None) -> int:
+    if temperature <= 0:
+        return int(logits.argmax())
+    return int(torch.multinomial(torch.softmax(logits / temperature, -1), 1, generator=generator))
+
+
+def _circles(draft: Sequence[int], id_: int) -> bool:
+    """Whether `id_` would complete the third round of the same few tokens (the sixth of one): models never leave it."""
+    for n, rounds in ((1, 6), (2, 3), (3, 3), (4, 3)):
+        end = [*draft, id_][-n * rounds :]
+        if len(end) == n * rounds and end[n:] == end[:-n]:
+            return True
+    return False
 
 
 def _words(line: bytes) -> frozenset[bytes]:

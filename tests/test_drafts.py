@@ -1,0 +1,80 @@
+"""Seeds for a canvas: drafts that go round in circles are turned, similar lines are found where they stand."""
+
+import pytest
+import torch
+from scripted import END, ScriptedModel
+
+from stopgap.infill.drafts import left_to_right, similar_lines
+
+
+class Stubborn(ScriptedModel):
+    """Wants the ids of `wish` round and round, with `other` as its second choice and the end as its third."""
+
+    def __init__(self, wish: list[int], other: int) -> None:
+        super().__init__([])
+        self.wish, self.other = wish, other
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        at = int(hidden[-1, 0])
+        self.prompt = self.prompt or at
+        logits = torch.zeros(1, self.vocabulary)
+        logits[0, self.wish[(at - self.prompt) % len(self.wish)]] = 9.0
+        logits[0, self.other] = 8.0
+        logits[0, END] = 7.0
+        return logits
+
+
+def draft(model: ScriptedModel, most: int = 12) -> list[int]:
+    cache = model.new_cache(64)
+    last = model.encode(cache, [1, 2, 3])[-1:]
+    nothing = torch.zeros(model.vocabulary, dtype=torch.bool)
+    ids: list[int] = []
+    for ids in left_to_right(model, cache, last, ends={END}, banned=nothing, blank=nothing, max_tokens=most):  # type: ignore[arg-type]  # noqa: B007
+        pass
+    assert len(cache) == 3, "the cache is cropped back to the prefix"
+    return ids
+
+
+@pytest.mark.parametrize(("wish", "rounds"), [([20], 6), ([20, 21], 3), ([20, 21, 22], 3), ([20, 21, 22, 23], 3)])
+def test_a_draft_does_not_go_round_in_circles(wish: list[int], rounds: int) -> None:
+    said = draft(Stubborn(wish, 40))
+    last = len(wish) * rounds - 1
+    assert said[:last] == (wish * rounds)[:-1]
+    assert said[last] == 40, "the second choice instead of another round"
+
+
+def test_a_draft_ends_where_the_model_ends_it() -> None:
+    assert draft(ScriptedModel([30, 31, 32])) == [30, 31, 32]
+
+
+def test_a_draft_is_cut_at_its_limit() -> None:
+    assert draft(ScriptedModel([30, 31, 32]), most=2) == [30, 31]
+
+
+SIMILAR = b"""\
+def area(shape):
+    width = shape.width
+    height = shape.height
+    return width * height
+
+
+def edge(shape):
+    width = shape.width
+    """
+
+
+@pytest.mark.parametrize(
+    ("typed", "after", "first"),
+    [
+        (b"", b"\n    return 2 * (width + height)\n", b"height = shape.height"),
+        (b"hei", b"\n", b"ght = shape.height"),
+        (b"nothing like this", b"\n", None),
+    ],
+)
+def test_the_line_in_the_most_similar_place_comes_first(typed: bytes, after: bytes, first: bytes | None) -> None:
+    found = similar_lines(SIMILAR + typed, after, count=3)
+    assert (found[0] if found else None) == first
+
+
+def test_similar_lines_are_not_doubled() -> None:
+    assert similar_lines(b"a = 1\na = 1\na = 1\n", b"\n", count=5) == [b"a = 1"]
