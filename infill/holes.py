@@ -207,8 +207,8 @@ def _body_hole(source: Source, function: Node, scope: Scope) -> Hole | None:
         return None
     start, end, body = found
     outer = indent_at(source.text, function.start_byte)
-    inner = outer + unit(source, function.start_byte)
     if body is not None and source.text[start:end].strip() and not members(source, body):
+        inner = outer + unit(source, function.start_byte)
         line = newline(source.text) + inner  # comments say what to write: they stay
         return make(source, end, end, "block", scope, lead=line, indent=inner)
     if source.text[start:end].strip() or (body is not None and members(source, body)):
@@ -217,6 +217,7 @@ def _body_hole(source: Source, function: Node, scope: Scope) -> Hole | None:
         return make(source, start, end, "block", scope, replaced=0 if stands_in else end - start)
     if body is not None and source.text[body.start_byte : body.start_byte + 1] == b"{":
         return between_braces(source, body, outer, scope)
+    inner = outer + unit(source, function.start_byte)  # reads thousands of bytes: not for every full body
     line = newline(source.text)
     at = _code_end(source.text, function.start_byte, start)
     closer = re.match(rb"[ \t]*(?=\w)", source.text[at:])
