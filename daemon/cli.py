@@ -325,6 +325,7 @@ def _complain(message: str) -> None:
 
 app.command("train")(workshop.train)
 app.command("eval")(workshop.evaluate)
+bench_app.command("step")(workshop.bench_step)
 
 
 def main() -> int:

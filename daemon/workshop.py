@@ -1,4 +1,4 @@
-"""The commands that make and measure models, `train` and `eval`; they run in the foreground, without the daemon.
+"""The commands that make and measure models, `train`, `eval` and `bench step`, in the foreground without the daemon.
 
 Knows no socket and no torch: each command imports its part of `infill` when it runs, hands it a clock, and shows
 what it reports.
@@ -158,3 +158,31 @@ def evaluate(
             console=Console(stderr=True),
         )
     show(report, Console())
+
+
+def bench_step(
+    model: Annotated[Path | None, typer.Argument(help="A checkpoint folder; the starter by default.")] = None,
+    prefix_tokens: Annotated[int, typer.Option(min=1, help="Tokens before the canvas.")] = 512,
+    free_slots: Annotated[int, typer.Option(min=1, help="Slots to fill.")] = 32,
+    repeats: Annotated[int, typer.Option(min=1, help="Steps timed of each engine.")] = 30,
+    threads: Annotated[int, typer.Option(min=1, help="Processor threads of every engine.")] = 1,
+) -> None:
+    """Time a denoising step on this processor, transformers and stopgap side by side."""
+    from stopgap.infill.model_config import ModelError
+
+    try:
+        from stopgap.infill import bench
+        from stopgap.infill.engine import STARTER
+
+        table = bench.step(
+            model or STARTER,
+            clock=time.perf_counter,
+            own_clock=time.process_time,
+            prefix_tokens=prefix_tokens,
+            free_slots=free_slots,
+            repeats=repeats,
+            threads=threads,
+        )
+    except ModelError as error:
+        raise InputError(str(error)) from None
+    print(table)

@@ -75,7 +75,8 @@ class Model:
     def new_cache(self, capacity: int, scratch: int | None = None) -> PrefixCache:
         """A cache for `capacity` prompt tokens and `scratch` canvas slots at once (default: four canvases)."""
         room = 4 * self.config.canvas_length if scratch is None else scratch
-        return PrefixCache(self.config, capacity, room, self.device, self.dtype)
+        # The embedding is bf16 beside int8 weights if the processor is fast at it (`weights`); so is the cache then.
+        return PrefixCache(self.config, capacity, room, self.device, self.dtype, self.weights.embedding.dtype)
 
     @torch.inference_mode()
     def encode(self, cache: PrefixCache, ids: Sequence[int]) -> Tensor:
@@ -170,7 +171,7 @@ class Model:
         return list(torch.split(logs.gather(1, tokens[1:, None]).squeeze(1), lengths))
 
     def _embed(self, tokens: Tensor) -> Tensor:
-        return self.weights.embedding[tokens].to(self.dtype) * self._scale
+        return self.weights.embedding.index_select(0, tokens).to(self.dtype) * self._scale
 
     def _forward(self, x: Tensor, window: Window, *, decoder: bool) -> Tensor:
         """x [T, D] through all layers and the final norm."""

@@ -75,11 +75,16 @@ def _blocks(values: Tensor) -> Tensor:
     return values.view(len(values), -1, BLOCK if values.shape[1] % BLOCK == 0 else values.shape[1])
 
 
+def _pick(blocks: Tensor, block: Tensor) -> Tensor:
+    """Of each row of blocks [N, blocks, width] the one numbered `block` [N, 1]."""
+    return blocks.gather(1, block[..., None].expand(-1, -1, blocks.shape[2])).squeeze(1)
+
+
 def _largest(probabilities: Tensor) -> tuple[Tensor, Tensor]:
     """Per row the largest value and its index, the lowest of equal ones."""
     blocks = _blocks(probabilities)
     block = blocks.amax(-1).argmax(-1, keepdim=True)
-    best, inside = blocks.take_along_dim(block[..., None], 1).squeeze(1).max(-1)
+    best, inside = _pick(blocks, block).max(-1)
     return best, block.squeeze(1) * blocks.shape[2] + inside
 
 
@@ -90,7 +95,7 @@ def _draw(probabilities: Tensor, generator: torch.Generator) -> Tensor:
     edges = blocks.sum(-1).cumsum(-1)
     drawn = torch.rand((len(edges), 1), generator=generator, device=edges.device) * edges[:, -1:]
     block = torch.searchsorted(edges, drawn, right=True).clamp_(max=edges.shape[1] - 1)
-    inside = blocks.take_along_dim(block[..., None], 1).squeeze(1)
+    inside = _pick(blocks, block)
     drawn -= edges.gather(1, block) - inside.sum(-1, keepdim=True)
     # Rounding may push the number out of its block; a token without probability must never come.
     edges = inside.cumsum(-1)
