@@ -285,6 +285,7 @@ class Filling:
     ) -> Iterator[Draft]:
         """Denoise rows until they are done; `head` and `rest` are the fill's ids on either side of this canvas."""
         before = [row.hole for row in rows]
+        most = self.steps + schedule.max_steps
         for _ in denoise(
             self.model,
             cache,
@@ -300,7 +301,7 @@ class Filling:
                 ids = [*head, *row.draft, *rest]
                 if row.draft and (candidate := self.judge.offer(ids, row.confidence, row.origin)):
                     self._remember(candidate, row)
-            yield self._frame(rows, before, schedule.max_steps, head, rest)
+            yield self._frame(rows, before, most, head, rest)
             before = [row.draft for row in rows]
             self._look()
         if rows and not all(row.done for row in rows):

@@ -223,6 +223,7 @@ def test_drafts_show_the_hole_settling(tmp_path: Path) -> None:
     bench = Bench(tmp_path, "item", noise=0.4, strategy=Strategy(context=4000, drafts=0, retrieved=0))
     bench.fill(FIND)
     assert [draft.step for draft in bench.drafts] == list(range(1, len(bench.drafts) + 1))
+    assert all(draft.step <= draft.max_steps for draft in bench.drafts)
     last = bench.drafts[-1]
     assert sum(b - a for a, b in last.settled) == len(last.text) > 0
 
