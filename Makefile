@@ -22,7 +22,7 @@ test-editors: .venv/.tests
 	PYTHON=$(CURDIR)/$(BIN)/python tests/nvim/install
 	tests/emacs/install
 	tests/vscode/setup.sh
-	$(BIN)/pytest -rs tests/test_nvim.py tests/test_emacs.py tests/test_vscode.py
+	STOPGAP_TEST_VSCODE=1 $(BIN)/pytest -rs tests/test_nvim.py tests/test_emacs.py tests/test_vscode.py
 
 .venv/.product: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "stopgap needs Python 3.11 or newer: install it, or run make PYTHON=/path/to/python3"; exit 2; }
