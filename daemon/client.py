@@ -317,7 +317,9 @@ async def _open(config: Config, name: str, spawn: bool, patience: float) -> _Con
     try:
         while True:
             try:
-                return await asyncio.wait_for(_greeted(files.socket, hello), max(0.1, give_up - time.monotonic()))
+                # Not `wait_for`: in Python 3.11 it loses a cancellation that comes together with the greeting.
+                async with asyncio.timeout(max(0.1, give_up - time.monotonic())):
+                    return await _greeted(files.socket, hello)
             except transport.ABSENT:
                 pass
             except DaemonError as error:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from stopgap.daemon import client as client_module
 from stopgap.daemon import transport, wire
 from stopgap.daemon.client import Client, DaemonError
 from stopgap.daemon.paths import Place
@@ -47,6 +48,27 @@ def test_the_first_fill_starts_the_daemon_and_the_second_finds_it(stub_daemon: P
         assert isinstance(done, wire.Done) and done.fills[0].text == "return"
         await first.close()
         await second.close()
+
+    run(work())
+
+
+def test_a_cancellation_that_comes_with_the_greeting_is_not_lost(
+    stub_daemon: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    greeted = client_module._greeted
+
+    async def work() -> None:
+        async def cancelled_on_return(*arguments: Any) -> Any:
+            connection = await greeted(*arguments)
+            task.cancel()
+            return connection
+
+        monkeypatch.setattr(client_module, "_greeted", cancelled_on_return)
+        client = Client("one")
+        task = asyncio.create_task(client.status())
+        await asyncio.wait({task})
+        assert task.cancelled()
+        await client.close()
 
     run(work())
 
