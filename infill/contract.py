@@ -6,6 +6,7 @@ every other file may import it for free. All offsets are byte offsets into UTF-8
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -80,6 +81,15 @@ class Fill:
     score: float
     """Mean log-probability per token under the model, natural log; closer to 0 is surer."""
     checked: bool = True
+
+
+def show_score(score: float) -> float:
+    """How sure the model was of a fill, 0..1, from `Fill.score`: the geometric mean of its token probabilities.
+
+    What the setting `showThreshold` is compared with and `stopgap eval typing` reports. A fill that the time
+    ran out on before it was ranked (minus infinity) gets 0.
+    """
+    return math.exp(min(score, 0.0))
 
 
 @dataclass(frozen=True, slots=True)

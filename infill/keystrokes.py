@@ -103,6 +103,7 @@ class Threshold:
     """What showing only fills with at least this `score` would have meant; shares in 0..1."""
 
     score: float
+    """A show score (`contract.show_score`), as in the setting `showThreshold`."""
     shown: float
     """Share of all pauses at which a fill is shown."""
     accepted_prefix: float
@@ -114,7 +115,7 @@ class Threshold:
 
 
 def thresholds(offers: Sequence[tuple[float, int, int]], asked: int) -> list[Threshold]:
-    """The trade-off over `offers` of (score, characters accepted, characters shown) at `asked` pauses.
+    """The trade-off over `offers` of (show score, characters accepted, characters shown) at `asked` pauses.
 
     At most `THRESHOLDS` of them, at even steps through the scores that occurred, loosest first.
     """

@@ -82,7 +82,7 @@ def tables(report: Report) -> str:
 
 
 def _threshold_tables(report: Report) -> list[str]:
-    headings = ["score at least", "shown", "accepted prefix", "whole fill typed", "gain"]
+    headings = ["show score at least", "shown", "accepted prefix", "whole fill typed", "gain"]
     out = []
     for found in calibration(report):
         if len(found.thresholds) < 2:
@@ -97,7 +97,9 @@ def _threshold_tables(report: Report) -> list[str]:
         ]
         out.append(f"\n## Show threshold: {found.contender}\n\n{_markdown(headings, lines)}")
         out.append(
-            "\n← proposed: most characters right minus wrong.\n" if found.proposed else "\nNo threshold gains.\n"
+            "\n← proposed showThreshold: most characters right minus wrong.\n"
+            if found.proposed
+            else "\nNo threshold gains.\n"
         )
     return out
 

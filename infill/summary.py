@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from . import keystrokes
+from .contract import show_score
 from .metrics import Interval, bootstrap, paired, percentile
 from .scoring import Score
 
@@ -210,7 +211,7 @@ class Calibration:
 
     contender: str
     offers: tuple[tuple[float, int, int], ...]
-    """(score, characters accepted, characters offered) of each fill."""
+    """(show score, characters accepted, characters offered) of each fill."""
     thresholds: tuple[keystrokes.Threshold, ...]
     proposed: keystrokes.Threshold | None
 
@@ -220,7 +221,9 @@ def calibration(report: Report) -> tuple[Calibration, ...]:
     found = []
     for row in report.rows:
         mine = [one for one in report.scores if one.contender == row.contender]
-        offers = tuple((one.score, one.accepted, len(one.fill)) for one in mine if one.score is not None and one.fill)
+        offers = tuple(
+            (show_score(one.score), one.accepted, len(one.fill)) for one in mine if one.score is not None and one.fill
+        )
         steps = tuple(keystrokes.thresholds(offers, len(mine)))
         found.append(Calibration(row.contender, offers, steps, keystrokes.proposed(steps)))
     return tuple(found)

@@ -8,11 +8,11 @@ shows whatever arrives last. Knows nothing of LSP types, settings or rules for s
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from stopgap.daemon import wire
+from stopgap.infill.contract import show_score
 
 from .document import Documents
 from .ghost import Ghost, ghost
@@ -205,11 +205,6 @@ class Session:
     def _is_current(self, query: Query) -> bool:
         snapshot = self._documents.get(query.uri)
         return snapshot is not None and snapshot.version == query.version
-
-
-def show_score(log_probability: float) -> float:
-    """How sure the model was, 0..1: the geometric mean of its token probabilities."""
-    return math.exp(min(log_probability, 0.0))
 
 
 def window(data: bytes, cursor: int) -> tuple[int, bytes]:

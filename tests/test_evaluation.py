@@ -165,7 +165,7 @@ def test_typing_proposes_a_threshold(tree: Path, tmp_path: Path) -> None:
     engine = Knower(samples, clock, wrong, first_line=True)
     result = run_eval("typing", [tree], clock=clock, engine=engine, limit=120, out=tmp_path / "out")
     mine = calibration(result)[0]
-    assert mine.proposed is not None and mine.proposed.score > -1
+    assert mine.proposed is not None and 0 < mine.proposed.score <= 1
     assert mine.proposed.accepted_prefix == 1.0 and 0.3 < mine.proposed.shown < 0.7
     written = json.loads((tmp_path / "out" / "calibration.json").read_text())
     assert written[0]["contender"] == "knower" and len(written[0]["offers"]) == len(mine.offers)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from stopgap.infill.contract import show_score
 from stopgap.infill.keystrokes import Passage, pauses, proposed, replays, thresholds
 
 TEXT = """import os
@@ -71,21 +72,26 @@ def test_replays_of_little_text_end(tmp_path: Path) -> None:
 
 
 def test_a_score_that_tells_good_from_bad_gets_a_threshold_between_them() -> None:
-    good = [(-0.1 - n / 1000, 10, 10) for n in range(50)]
-    bad = [(-2.0 - n / 1000, 1, 10) for n in range(150)]
+    good = [(0.9 - n / 1000, 10, 10) for n in range(50)]
+    bad = [(0.3 - n / 1000, 1, 10) for n in range(150)]
     found = thresholds(good + bad, asked=400)
     best = proposed(found)
-    assert best is not None and -2.0 < best.score < -0.1
+    assert best is not None and 0.3 < best.score < 0.9
     assert best.shown == 50 / 400 and best.accepted_prefix == 1.0 == best.whole and best.gain == 500
     assert found[0].shown == 0.5 and found[0].accepted_prefix == pytest.approx((500 + 150) / 2000)
     assert [one.score for one in found] == sorted(one.score for one in found)
 
 
+def test_the_show_score_is_a_probability_and_nothing_unranked_is_sure() -> None:
+    assert [show_score(score) for score in (0.0, 1.0, float("-inf"), -1e9)] == [1.0, 1.0, 0.0, 0.0]
+    assert 0.0 < show_score(-5.0) < 0.01
+
+
 def test_nothing_is_proposed_when_every_fill_is_mostly_wrong() -> None:
-    assert proposed(thresholds([(-1.0, 2, 10), (-2.0, 0, 10)], asked=2)) is None
+    assert proposed(thresholds([(0.4, 2, 10), (0.1, 0, 10)], asked=2)) is None
     assert proposed(thresholds([], asked=3)) is None
 
 
 def test_equal_scores_are_shown_together() -> None:
-    (only,) = thresholds([(-1.0, 3, 4)] * 30, asked=30)
+    (only,) = thresholds([(0.4, 3, 4)] * 30, asked=30)
     assert only.shown == 1.0 and only.gain == 30 * 2

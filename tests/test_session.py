@@ -9,7 +9,7 @@ import pytest
 from stopgap.daemon import wire
 from stopgap.lsp.document import Documents
 from stopgap.lsp.ghost import Ghost
-from stopgap.lsp.session import WHOLE_FILE, WINDOW, Query, Session, show_score, window
+from stopgap.lsp.session import WHOLE_FILE, WINDOW, Query, Session, window
 
 URI = "file:///a.py"
 
@@ -340,9 +340,3 @@ def test_large_files_are_cut_around_the_cursor(line: bytes, where: float) -> Non
     assert offset <= cursor <= offset + len(part)
     assert len(part) <= 2 * WINDOW
     part.decode()
-
-
-def test_the_show_score_is_a_probability() -> None:
-    assert show_score(0.0) == 1.0
-    assert show_score(1.0) == 1.0
-    assert 0.0 < show_score(-5.0) < 0.01
