@@ -13,13 +13,15 @@ from typing import Literal, get_args
 
 from stopgap.daemon import wire
 from stopgap.infill import holes
+from stopgap.infill.contract import show_score
 from stopgap.infill.languages import Language
+from stopgap.infill.syntax import Gate
 
 from .document import Snapshot
 from .edits import Edit, apply, edits
 from .ghost import line_ending, with_line_ending
 from .link import Fills
-from .session import WHOLE_FILE, show_score
+from .session import WHOLE_FILE
 
 Kind = Literal["hole", "all", "function", "selection", "instruction", "repair", "another"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -32,6 +34,7 @@ TITLES: dict[Kind, str] = {
     "repair": "Repair syntax here",
     "another": "Try another",
 }
+NO_INSTRUCTIONS = "the loaded model does not follow instructions"
 MAX_HOLES = 32
 """Holes filled by one "Fill all holes"."""
 TOGETHER = 4
@@ -131,8 +134,7 @@ class Actions:
         elif function is not None:
             found.append(Offer("function", start, end))
         if start < end or function is not None:
-            no = "" if instructions is not False else "the loaded model does not follow instructions"
-            found.append(Offer("instruction", start, end, no))
+            found.append(Offer("instruction", start, end, NO_INSTRUCTIONS if instructions is False else ""))
         return found
 
     async def run(self, job: Job, watch: Watch | None = None) -> Result:
@@ -193,18 +195,25 @@ class Actions:
 
         data = job.snapshot.data
         ends = await asyncio.gather(*map(one, waiting))
+        whys = [end.message if isinstance(end, wire.Error) else end.reason for end in ends]
         changes: list[Edit] = []
-        for end in sorted((end for end in ends if isinstance(end, wire.Done) and end.fills), key=lambda e: e.start):
-            if not changes or changes[-1][1] <= end.start:
-                text = with_line_ending(end.fills[0].text, line_ending(data))
-                changes.append((end.start, end.end, text.encode()))
-        after = apply(data, changes)
+        after = data
+        for hole, end in sorted(zip(waiting, ends, strict=True), key=lambda pair: pair[0].start):
+            if isinstance(end, wire.Error) or not end.fills or (changes and changes[-1][1] > end.start):
+                continue
+            text = with_line_ending(end.fills[0].text, line_ending(data)).encode()
+            # Each fill passed the gate alone, yet two that did can break a file together.
+            moved = len(after) - len(data)
+            source = holes.parse(after, job.language, around=end.start + moved, previous=source)
+            verdict = Gate(source, replace(hole, start=end.start + moved, end=end.end + moved)).check(text)
+            if verdict.ok:
+                changes.append((end.start, end.end, text))
+                after = apply(data, changes)
+            else:
+                whys.append(f"the fills do not fit together: {verdict.reason}")
+            await asyncio.sleep(0)  # a check may take as long as a keystroke may
         if after == data:
-            why = next((end.message if isinstance(end, wire.Error) else end.reason for end in ends), "")
-            return Result(reason=why or "no hole of this file could be filled")
-        # Each fill was checked alone; together they must not break what was sound.
-        if len(holes.errors(holes.parse(after, job.language))) > len(holes.errors(source)):
-            return Result(reason="the fills do not fit together: fill the holes one by one")
+            return Result(reason=next(filter(None, whys), "no hole of this file could be filled"))
         return Result(tuple(_small(data, after)), start=changes[0][0], end=changes[-1][1])
 
 

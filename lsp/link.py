@@ -6,8 +6,9 @@ comes back into a state the user can be told about once per change, and never ra
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -59,8 +60,10 @@ class Link:
         self._on_change = on_change
         self.health = Health("starting")
         self.instructions: bool | None = None
-        """Whether the model follows instructions; None until the daemon has said so."""
-        self.model_languages: tuple[str, ...] = ()
+        """Whether the model follows instructions; None until a daemon with the model in memory has said so."""
+        self._known = ""
+        """The model that `instructions` speaks of; what is known of it stays true while it is out of memory."""
+        self._question: asyncio.Task[None] | None = None
 
     @property
     def _client(self) -> Client:
@@ -104,6 +107,10 @@ class Link:
         await self._client.feedback(event)
 
     async def close(self) -> None:
+        self._on_change = lambda health: None  # what breaks off now is no news, and the editor is gone
+        if self._question is not None:
+            self._question.cancel()
+            await asyncio.wait({self._question})
         if self._made is not None:
             await self._made.close()
 
@@ -116,9 +123,7 @@ class Link:
 
     def _status(self, status: wire.Status | None) -> wire.Status | None:
         if status is not None:
-            # A daemon without a model in memory does not know.
-            self.instructions = status.instructions if status.state == "ready" else None
-            self.model_languages = status.languages
+            self._hear(status)
             self._change(Health(_OF_MODEL[status.state], status.note, status.model))
         return status
 
@@ -127,8 +132,23 @@ class Link:
             self._change(Health("loading", frame.what, self.health.model, round(frame.fraction, 2)))
         elif isinstance(frame, wire.Done):
             self._change(Health("ready", "", frame.model or self.health.model))
+            unknown = self.instructions is None or frame.model not in {"", self._known}
+            if unknown and (self._question is None or self._question.done()):
+                self._question = asyncio.create_task(self._ask_about_model())
         elif isinstance(frame, wire.Error) and frame.code in _OF_ERROR:
             self._change(Health(_OF_ERROR[frame.code], frame.message, self.health.model))
+
+    async def _ask_about_model(self) -> None:
+        """A fill says which model made it, and nothing else about that model."""
+        with suppress(DaemonError):  # the next fill asks again
+            self._hear(await self._client.status())
+
+    def _hear(self, status: wire.Status) -> None:
+        """What a status says of the model. A daemon that has none in memory does not know, which is no "no"."""
+        if status.state == "ready":
+            self._known, self.instructions = status.model, status.instructions
+        elif status.model != self._known:
+            self._known, self.instructions = "", None
 
     def _change(self, health: Health) -> None:
         if health != self.health:

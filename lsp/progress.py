@@ -36,7 +36,8 @@ class Progress:
             token = f"stopgap-{uuid.uuid4()}"
             progress = self._ls.work_done_progress
             try:
-                await asyncio.wait_for(progress.create_async(token), PROGRESS_S)
+                async with asyncio.timeout(PROGRESS_S):  # `wait_for` may lose a cancellation in Python 3.11
+                    await progress.create_async(token)
             except (TimeoutError, JsonRpcException):
                 return self
             progress.begin(token, lsp.WorkDoneProgressBegin(f"stopgap: {self._title}", cancellable=True, percentage=0))

@@ -97,6 +97,19 @@ class StopgapProtocol(LanguageServerProtocol):
             asked_about.set(self._texts.snapshot(document.uri))
         super()._handle_request(msg_id, method_name, params)
 
+    def _handle_response(self, msg_id: Any, result: Any | None = None, error: lsp.ResponseError | None = None) -> None:
+        """Give the client's answer to whoever asked, unless they have stopped waiting for it.
+
+        A task that is cancelled (by `$/cancelRequest`, or by a progress bar that came too late) cancels the
+        future of its own request to the client, and the client knows nothing of that. pygls would set the
+        answer all the same, and print the InvalidStateError with its traceback on stderr.
+        """
+        future = self._request_futures.get(msg_id)
+        if future is not None and future.cancelled():
+            del self._request_futures[msg_id]
+            return
+        super()._handle_response(msg_id, result, error)
+
     def structure_message(self, data: dict[str, Any]) -> Any:
         """Decode a message; a request that cannot be decoded is answered (pygls leaves it hanging)."""
         try:

@@ -15,7 +15,7 @@ from lsprotocol import types as lsp
 from stopgap.daemon import wire
 
 from . import quiet
-from .actions import KINDS, TITLES, Job, Kind, Offer, Result
+from .actions import KINDS, NO_INSTRUCTIONS, TITLES, Job, Kind, Offer, Result
 from .document import Snapshot
 from .edits import Edit
 from .progress import Progress
@@ -98,6 +98,8 @@ async def code_action(ls: Server, params: lsp.CodeActionParams) -> list[lsp.Code
         return None
     quick_only = params.context.trigger_kind == lsp.CodeActionTriggerKind.Automatic
     start, end = sorted((ls.offset(snapshot, params.range.start), ls.offset(snapshot, params.range.end)))
+    if ls.link.name == "helix" and one_character(snapshot.data[start:end]):
+        end = start  # its cursor is a selection of one character; there is no empty one
     refused = ls.refusal(snapshot)
     language = ls.language(snapshot)
     source = (
@@ -116,7 +118,9 @@ async def code_action(ls: Server, params: lsp.CodeActionParams) -> list[lsp.Code
             continue
         if offer.disabled and not ls.client.disabled_actions:
             continue
-        found.append(_code_action(ls, snapshot, offer, kind, _messages(params.context.diagnostics, offer)))
+        # Only a model that is known to follow instructions: any other refuses a request with one.
+        words = _messages(params.context.diagnostics, offer) if ls.link.instructions else ""
+        found.append(_code_action(ls, snapshot, offer, kind, words))
     return found
 
 
@@ -149,7 +153,7 @@ async def resolve(ls: Server, action: lsp.CodeAction) -> lsp.CodeAction:
 
 async def run(ls: Server, choice: Choice) -> bool:
     """Compute the edit of a choice and ask the client to apply it; whether it did."""
-    if choice.kind == "instruction" and not choice.instruction:
+    if choice.kind == "instruction" and not choice.instruction and ls.link.instructions is not False:
         words = await ls.ask_for_words("What shall become of this code?")
         if not words:
             return False
@@ -202,6 +206,8 @@ def make_job(ls: Server, choice: Choice, seed: int = 0) -> Job | str:
     language = ls.language(snapshot)
     if language is None:
         return f"stopgap: no grammar for {snapshot.language_id}: nothing could check the result"
+    if ls.link.instructions is False and (choice.kind == "instruction" or choice.instruction):
+        return f"stopgap: {NO_INSTRUCTIONS}"
     start, end = sorted((ls.offset(snapshot, choice.start), ls.offset(snapshot, choice.end)))
     return Job(
         choice.kind,
@@ -210,7 +216,7 @@ def make_job(ls: Server, choice: Choice, seed: int = 0) -> Job | str:
         start,
         end,
         path=ls.path_shown(snapshot),
-        instruction=choice.instruction if ls.link.instructions is not False else "",
+        instruction=choice.instruction,
         budget_ms=ls.settings.rewrite_budget_ms,
         allow_unchecked=ls.settings.allow_unchecked,
         snippets=ls.context.snippets(snapshot, language, ls.documents, ls.rules),
@@ -244,6 +250,10 @@ def _messages(diagnostics: Sequence[lsp.Diagnostic], offer: Offer) -> str:
     if offer.kind not in {"repair", "function", "selection"} or not diagnostics:
         return ""
     return "Fix: " + "; ".join(diagnostic.message.strip()[:200] for diagnostic in diagnostics[:3])
+
+
+def one_character(text: bytes) -> bool:
+    return text == b"\r\n" or len(text.decode("utf-8", "replace")) == 1
 
 
 def _text(kind: lsp.CodeActionKind | str) -> str:

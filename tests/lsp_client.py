@@ -14,6 +14,8 @@ from types import TracebackType
 from typing import Any
 
 PATIENCE_S = 30.0
+LATER = object()
+"""An answer that is not sent: the test calls `answer` when it is time."""
 SERVER = "from stopgap.lsp.server import main; main()"
 
 
@@ -69,6 +71,10 @@ class LspClient:
         self.send(method, params, id=self._ids)
         return self._ids
 
+    def answer(self, request: dict[str, Any], result: Any) -> None:
+        """Answer a request of the server."""
+        self._write({"jsonrpc": "2.0", "id": request["id"], "result": result})
+
     def reply(self, request: int) -> dict[str, Any]:
         """Wait for the reply to a request: the whole message."""
         self.until(lambda: request in self.replies)
@@ -96,12 +102,13 @@ class LspClient:
         capabilities: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
         folders: tuple[Path, ...] = (),
+        name: str = "test",
     ) -> dict[str, Any]:
         result: dict[str, Any] = self.call(
             "initialize",
             {
                 "processId": os.getpid(),
-                "clientInfo": {"name": "test"},
+                "clientInfo": {"name": name},
                 "rootUri": folders[0].as_uri() if folders else None,
                 "capabilities": capabilities or {"textDocument": {"inlineCompletion": {}}},
                 "initializationOptions": options,
@@ -169,8 +176,9 @@ class LspClient:
                 self.order.append(message["id"])
             elif "id" in message:
                 self.requests.append(message)
-                answer = self.answers.get(message["method"], lambda params: None)(message["params"])
-                self._write({"jsonrpc": "2.0", "id": message["id"], "result": answer})
+                result = self.answers.get(message["method"], lambda params: None)(message["params"])
+                if result is not LATER:
+                    self.answer(message, result)
             else:
                 self.notifications.append(message)
             self._news.put(None)

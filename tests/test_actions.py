@@ -116,6 +116,29 @@ def test_what_can_be_filled_is_filled_and_the_rest_stays() -> None:
     assert after(run(Some("return b"), job("all", data)), data) == data.replace(b"...", b"return b")
 
 
+def test_a_fill_that_breaks_the_file_together_with_another_is_left_out() -> None:
+    data = b"def f():\n    # TODO count\n    # TODO share\n    return 1\n\n\ndef g(b):\n    ...\n"
+    texts = {
+        data.index(b" count"): "\n    x = 1",
+        data.index(b" share"): "\n    global x",
+        data.index(b"..."): "return b",
+    }
+
+    class Each(Script):
+        async def fill(
+            self, request: wire.Fill, watch: Callable[[wire.FillFrame], None] | None = None
+        ) -> wire.Done | wire.Error:
+            self.texts = tuple(text for at, text in texts.items() if at in range(request.start - 6, request.start + 1))
+            return await super().fill(request, watch)
+
+    made = after(run(Each(), job("all", data)), data)
+    compile(made, "a.py", "exec")
+    expected = data.replace(b"count\n", b"count\n    x = 1\n").replace(b"...", b"return b")
+    assert made == expected
+    del texts[data.index(b" count")]  # alone it does fit
+    assert b"share\n    global x\n" in after(run(Each(), job("all", data)), data)
+
+
 def test_a_file_without_holes_has_none_to_fill() -> None:
     assert run(Script("x"), job("all", b"x = 1\n")).reason == "there is no hole in this file"
 

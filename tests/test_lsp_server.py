@@ -436,7 +436,7 @@ def test_all_holes_are_filled_at_once(editor: Editor) -> None:
 
 def test_fills_that_do_not_fit_together_are_not_offered(editor: Editor) -> None:
     editor.open("def f(a):\n    pass\n\n\ndef g(b):\n    ...\n")
-    editor.daemon.answer = lambda fill: done(fill, "return (" if fill.start < 20 else "return )")
+    editor.answers("return (")
     assert "edit" not in editor.resolve(editor.action("Fill all holes in this file", {"line": 1, "character": 4}))
     assert "do not fit together" in editor.messages()[0]
 

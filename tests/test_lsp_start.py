@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from fake_daemon import FakeDaemon, done
-from lsp_client import SERVER, LspClient, started
+from lsp_client import LATER, SERVER, LspClient, started
 from pytest_lsp import client_capabilities
 
 from stopgap.daemon import wire
@@ -232,6 +232,34 @@ def test_when_the_daemon_dies_the_next_request_is_answered_by_the_next_one(tmp_p
             client.until(lambda: client.call("textDocument/inlineCompletion", params) != [])
             assert second.fills
         assert client.stop() == 0
+
+
+def test_an_answer_to_a_request_that_was_cancelled_meanwhile_is_dropped_quietly(daemon: FakeDaemon) -> None:
+    with started(daemon.env, capabilities=profile("visual_studio_code", inline=True)) as client:
+        client.answers["window/workDoneProgress/create"] = lambda params: LATER
+        client.open("file:///w/a.py", "def f():\n    pass\n")
+        where = {"line": 1, "character": 4}
+        choice = {"stopgap": "hole", "uri": "file:///w/a.py", "range": {"start": where, "end": where}}
+        asked = client.ask("workspace/executeCommand", {"command": "stopgap.run", "arguments": [choice]})
+        client.until(lambda: client.requests)
+        client.send("$/cancelRequest", {"id": asked})
+        assert client.reply(asked)["error"]["code"] == -32800
+        client.answer(client.requests[0], None)
+        assert client.call("stopgap/status", {})["state"] == "ready"
+
+
+@pytest.mark.parametrize(
+    ("name", "end", "title"),
+    [("helix", 5, "function"), ("helix", 6, "selection"), ("test", 5, "selection")],
+    ids=["the cursor of Helix", "a selection in Helix", "elsewhere"],
+)
+def test_a_cursor_that_covers_a_character_is_no_selection(daemon: FakeDaemon, name: str, end: int, title: str) -> None:
+    with started(daemon.env, name=name) as client:
+        client.open("file:///w/a.py", "def f(a):\n    x = a\n    return x\n")
+        where = {"start": {"line": 1, "character": 4}, "end": {"line": 1, "character": end}}
+        params = {"textDocument": {"uri": "file:///w/a.py"}, "range": where, "context": {"diagnostics": []}}
+        found = [action["title"] for action in client.call("textDocument/codeAction", params)]
+        assert [title in one for one in found] == [True, False]
 
 
 def test_several_folders_come_and_go(daemon: FakeDaemon, tmp_path: Path) -> None:
