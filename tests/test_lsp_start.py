@@ -240,7 +240,7 @@ def test_an_answer_to_a_request_that_was_cancelled_meanwhile_is_dropped_quietly(
         client.open("file:///w/a.py", "def f():\n    pass\n")
         where = {"line": 1, "character": 4}
         choice = {"stopgap": "hole", "uri": "file:///w/a.py", "range": {"start": where, "end": where}}
-        asked = client.ask("workspace/executeCommand", {"command": "stopgap.run", "arguments": [choice]})
+        asked = client.ask("codeAction/resolve", {"title": "Fill this hole", "data": choice})
         client.until(lambda: client.requests)
         client.send("$/cancelRequest", {"id": asked})
         assert client.reply(asked)["error"]["code"] == -32800
