@@ -97,6 +97,14 @@ class StopgapProtocol(LanguageServerProtocol):
             asked_about.set(self._texts.snapshot(document.uri))
         super()._handle_request(msg_id, method_name, params)
 
+    def _run_generator(self, future: Any, *, gen: Any, result_future: Any) -> None:
+        """Run a command. pygls runs its handler under an id of its own, which no `$/cancelRequest` reaches."""
+        before = set(self._request_futures)
+        super()._run_generator(future, gen=gen, result_future=result_future)
+        for number in self._request_futures.keys() - before:
+            inner = self._request_futures.pop(number)
+            result_future.add_done_callback(lambda outer, inner=inner: outer.cancelled() and inner.cancel())
+
     def _handle_response(self, msg_id: Any, result: Any | None = None, error: lsp.ResponseError | None = None) -> None:
         """Give the client's answer to whoever asked, unless they have stopped waiting for it.
 

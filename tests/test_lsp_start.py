@@ -248,6 +248,23 @@ def test_an_answer_to_a_request_that_was_cancelled_meanwhile_is_dropped_quietly(
         assert client.call("stopgap/status", {})["state"] == "ready"
 
 
+def test_a_command_that_is_cancelled_stops_and_edits_nothing(daemon: FakeDaemon) -> None:
+    async def never(fill: wire.Fill) -> wire.Done:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    daemon.answer = never
+    with started(daemon.env) as client:
+        client.open("file:///w/a.py", "def f():\n    pass\n")
+        where = {"line": 1, "character": 4}
+        choice = {"stopgap": "hole", "uri": "file:///w/a.py", "range": {"start": where, "end": where}}
+        asked = client.ask("workspace/executeCommand", {"command": "stopgap.run", "arguments": [choice]})
+        client.until(lambda: daemon.fills)
+        client.send("$/cancelRequest", {"id": asked})
+        assert client.reply(asked)["error"]["code"] == -32800
+        client.until(lambda: daemon.cancelled)
+
+
 @pytest.mark.parametrize(
     ("name", "end", "title"),
     [("helix", 5, "function"), ("helix", 6, "selection"), ("test", 5, "selection")],
