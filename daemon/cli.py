@@ -40,6 +40,23 @@ bench_app = typer.Typer(help="Measure parts of stopgap on this machine.", no_arg
 app.add_typer(bench_app, name="bench")
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"stopgap {version('stopgap')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None:
+    """Fills gaps in code on this machine."""
+
+
 @app.command()
 def fill(
     file: Annotated[str, typer.Argument(metavar="FILE", help='The file, or "-" for stdin.')],
