@@ -130,6 +130,8 @@ class Link:
     def _learn(self, frame: wire.FillFrame) -> None:
         if isinstance(frame, wire.Progress):
             self._change(Health("loading", frame.what, self.health.model, round(frame.fraction, 2)))
+        elif isinstance(frame, wire.Draft):
+            self._change(Health("ready", "", self.health.model))
         elif isinstance(frame, wire.Done):
             self._change(Health("ready", "", frame.model or self.health.model))
             unknown = self.instructions is None or frame.model not in {"", self._known}

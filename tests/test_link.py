@@ -9,6 +9,8 @@ import pytest
 from fake_daemon import STATUS, FakeDaemon, done
 from lsp_client import LspClient, started
 
+from stopgap.daemon import wire
+
 URI = "file:///w/a.py"
 CODE = "def f(a):\n    x = a\n    return x\ny = \n"
 CAPABILITIES = {
@@ -88,3 +90,15 @@ def test_what_the_editor_reports_goes_only_to_a_model_that_can_use_it(
         action = next(one for one in actions if one["title"] == "Rewrite selection")
         assert "edit" in client.call("codeAction/resolve", action)
         assert daemon.fills[-1].instruction == words
+
+
+def test_a_draft_ends_the_loading_whatever_becomes_of_its_fill(daemon: FakeDaemon) -> None:
+    daemon.before = (wire.Progress(0, "weights", 0.5),)
+    daemon.drafts = (wire.Draft(0, 1, 4, 14, 18, "y = a"),)
+    daemon.answer = lambda fill: wire.Error(fill.id, "crashed", "the engine failed")
+    with started(daemon.env, capabilities=CAPABILITIES, options={"status": True, "drafts": True}) as client:
+        client.open(URI, CODE)
+        place = {"line": 1, "character": 4}
+        params = {"action": "function", "textDocument": {"uri": URI}, "range": {"start": place, "end": place}}
+        assert client.call("stopgap/fill", {**params, "token": "t"}) == {"reason": "the engine failed"}
+        assert [params["state"] for params in client.notified("stopgap/status")][-2:] == ["loading", "ready"]
