@@ -2,6 +2,7 @@
 import * as vscode from 'vscode';
 import type { Middleware } from 'vscode-languageclient/node';
 import { askHere, PREVIEW, provideCodeActions, readChoice, type Ask } from './actions.ts';
+import { FirstKeys } from './firstKeys.ts';
 import { Previews } from './preview.ts';
 import { Reasons } from './reasons.ts';
 import { Server } from './server.ts';
@@ -14,10 +15,13 @@ export function activate(context: vscode.ExtensionContext): void {
   const log = vscode.window.createOutputChannel('stopgap', { log: true });
   const middleware: Middleware = {
     provideCodeActions,
-    provideInlineCompletionItems: (document, position, given, token, next) =>
-      here.thinking(Promise.resolve(next(document, position, given, token))),
+    provideInlineCompletionItems: (document, position, given, token, next) => {
+      firstKeys.dispose();
+      return here.thinking(Promise.resolve(next(document, position, given, token)));
+    },
   };
   const here = (server = new Server(log, middleware));
+  const firstKeys = new FirstKeys(here);
   const status = new StatusItem(here);
   const previews = new Previews(here, (step) => status.progress(step));
   const reasons = new Reasons();
@@ -26,6 +30,7 @@ export function activate(context: vscode.ExtensionContext): void {
     vscode.commands.registerCommand(command, run);
   context.subscriptions.push(
     log,
+    firstKeys,
     status,
     previews,
     reasons,

@@ -32,6 +32,10 @@ export class Server implements vscode.Disposable {
     this.middleware = middleware;
   }
 
+  get isRunning(): boolean {
+    return this.client?.state === State.Running;
+  }
+
   /** Starts, stops and restarts happen one after the other, however fast they are asked for. */
   restart(): Promise<void> {
     this.queue = this.queue.then(async () => {
@@ -47,7 +51,7 @@ export class Server implements vscode.Disposable {
 
   /** The running client, or undefined after the user has been told what is wrong. */
   running(): LanguageClient | undefined {
-    if (this.client?.state === State.Running) return this.client;
+    if (this.isRunning) return this.client;
     if (this.health.state === 'missing') void tellMissing(this.health.looked);
     else void vscode.window.showWarningMessage('stopgap: the language server is not running (Stopgap: Show Log says why)');
     return undefined;
@@ -102,6 +106,7 @@ export class Server implements vscode.Disposable {
     client.onRequest(protocol.input, async ({ prompt }) => (await vscode.window.showInputBox({ prompt })) ?? null);
     client.onDidChangeState(({ newState }) => {
       void vscode.commands.executeCommand('setContext', 'stopgap.running', newState === State.Running);
+      if (newState === State.Running) this.changes.fire();
       if (newState === State.Stopped && this.client === client) {
         this.become({ state: 'stopped', message: 'the language server has ended' });
       }
