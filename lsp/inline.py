@@ -104,8 +104,9 @@ async def ask(ls: Server, snapshot: Snapshot, data: bytes, cursor: int, *, invok
         why = f"stopgap has no grammar for {snapshot.language_id} (setting allowUnchecked)"
     if why or language is None:
         return _nothing(ls, snapshot, why)
+    known = ls.session.known(snapshot.uri, data, cursor)
     # What continues a text already shown passed the rules where it began.
-    if not invoked and ls.session.known(snapshot.uri, data, cursor) is None:
+    if not invoked and known is None:
         where = ls.trees.where(snapshot.uri, data, language, cursor)
         there = snapshot if data is snapshot.data else opened(snapshot.uri, 0, snapshot.language_id, data)
         why = quiet.reason(there, cursor, where, settings)
@@ -125,6 +126,8 @@ async def ask(ls: Server, snapshot: Snapshot, data: bytes, cursor: int, *, invok
         snippets=ls.context.snippets(snapshot, language, ls.documents, ls.rules),
     )
     found = await ls.session.ask(query)
+    if invoked and known and found == ():
+        return known  # more was asked for than there is: what is on screen stays
     if not found or invoked:
         return found
     sure = tuple(ghost for ghost in found if ghost.score >= settings.show_threshold)[:1]

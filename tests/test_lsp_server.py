@@ -135,6 +135,14 @@ def test_asked_for_by_hand_there_are_several(editor: Editor, kind: int) -> None:
     assert len({item["insertText"] for item in items}) == 3
 
 
+def test_ghost_text_stays_when_more_is_asked_for_than_there_is(editor: Editor) -> None:
+    place = editor.open("y = |\n")
+    editor.answers("foo")
+    shown = [item["insertText"] for item in editor.ghosts(place) or []]
+    editor.answers()
+    assert [item["insertText"] for item in editor.ghosts(place, kind=1) or []] == shown == ["y = foo"]
+
+
 def test_a_request_that_cannot_be_read_is_answered_and_the_next_one_works(editor: Editor) -> None:
     place = editor.open("y = |\n")
     broken = editor.client.ask("textDocument/inlineCompletion", {"textDocument": 3})
