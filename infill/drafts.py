@@ -29,6 +29,7 @@ def left_to_right(
     max_tokens: int,
     blank: Tensor,
     first: Sequence[int] | None = None,
+    bonus: Tensor | float = 0.0,
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Generator[list[int]]:
@@ -38,6 +39,7 @@ def left_to_right(
     ends     ids that end the draft and are not part of it
     banned   [V] bool; ids the draft may not hold; must leave `ends` allowed
     blank    [V] bool; white space and ends, which the draft may not begin with: nobody asks for an empty fill
+    bonus    [V] added to the logits; lifts the end for models that write on
     first    ids allowed for the first token (token healing)
     The cache is cropped back to the prefix when the iterator ends or is closed.
     """
@@ -47,7 +49,9 @@ def left_to_right(
     try:
         while len(draft) < max_tokens:
             healing = first is not None and not draft
-            logits = model.head(last)[0].masked_fill(banned if begun or healing else banned | blank, float("-inf"))
+            logits = (model.head(last)[0] + bonus).masked_fill(
+                banned if begun or healing else banned | blank, float("-inf")
+            )
             if first is not None and healing:
                 keep = torch.full_like(logits, float("-inf"))
                 keep[list(first)] = logits[list(first)]

@@ -238,6 +238,7 @@ class Filling:
             ends=self.ends,
             banned=self.banned_in_draft,
             blank=self.blank,
+            bonus=self._mask(set(self.prompt.ends)) * self.strategy.end_bonus,
             max_tokens=limit,
             first=self._first(),
             temperature=temperature,

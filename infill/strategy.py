@@ -27,6 +27,7 @@ class Strategy:
     heal           let the first token repeat the end of a word the prefix stops in (token healing)
     rows           canvases denoised side by side
     drafts         left-to-right drafts among them (the first greedy, the rest sampled)
+    end_bonus      added to the logit of a draft's end
     retrieved      seeds from similar lines of the file among them
     lengths        quantiles of the hole's length prior that the noise rows try
     denoise        False judges seeds as they are (for ablations)
@@ -49,6 +50,7 @@ class Strategy:
     heal: bool = True
     rows: int = 4
     drafts: int = 1
+    end_bonus: float = 1.0
     retrieved: int = 1
     lengths: tuple[str, ...] = ("p50", "p75")
     denoise: bool = True
