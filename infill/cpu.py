@@ -44,7 +44,8 @@ def choose_threads(clock: Clock) -> int:
 def int8_is_exact() -> bool:
     """Whether int8 products are added without saturating; some processors without VNNI clip pairs to 16 bits."""
     full = torch.full((32, 64), LEVELS, dtype=torch.int8)
-    return bool((torch._int_mm(full, full.T) == 64 * LEVELS * LEVELS).all())
+    product = torch._int_mm(full, full.T)  # pyright: ignore[reportPrivateImportUsage]
+    return bool((product == 64 * LEVELS * LEVELS).all())
 
 
 def int8_is_fast(clock: Clock) -> bool:

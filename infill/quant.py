@@ -38,5 +38,5 @@ class Int8:
 
     def __call__(self, x: Tensor) -> Tensor:
         step = x.abs().amax(1, True).clamp_min_(1e-12).mul_(_LEVEL)
-        product = torch._int_mm((x / step).round_().char(), self.columns)
+        product = torch._int_mm((x / step).round_().char(), self.columns)  # pyright: ignore[reportPrivateImportUsage]
         return product.float().mul_(self.scale).mul_(step)
