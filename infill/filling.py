@@ -8,6 +8,7 @@ nothing here waits. At most one denoising step, one draft token or one encoder c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -94,13 +95,15 @@ class Filling:
         self.noise = uniform_noise(len(tokenizer), request.seed)
         self.generator = torch.Generator(device=model.device).manual_seed(request.seed)
         special = set(tokenizer.special.values())
-        newlines = {i for i, b in enumerate(tokenizer.token_bytes) if b"\n" in b} if hole.single_line else set()
+        newlines = tokenizer.newlines if hole.single_line else frozenset[int]()
         self.banned = self._mask(special - {delete} | newlines)
         self.ends = prompt.ends | newlines
         self.banned_in_draft = self._mask(special - self.ends)
-        self.blank = self._mask(special | {i for i, b in enumerate(tokenizer.token_bytes) if not b.strip()})
+        self.blank = self._mask(special | tokenizer.blanks)
+        # What a healed first slot may hold; None where nothing is to be healed.
+        self.first = (tokenizer.starting_with(prompt.overlap) or None) if prompt.overlap else None
 
-    def _mask(self, ids: set[int]) -> Tensor:
+    def _mask(self, ids: AbstractSet[int]) -> Tensor:
         mask = torch.zeros(len(self.tokenizer), dtype=torch.bool, device=self.model.device)
         mask[sorted(ids)] = True
         return mask
@@ -211,22 +214,18 @@ class Filling:
         for origin, seed in seeds:
             if seed and tuple(seed) not in rows and len(rows) < strategy.rows:
                 row = new_row(seed, self.tail, origin, self.noise)
-                row.first = self._first() if origin == "noise" else None
+                row.first = self.first if origin == "noise" else None
                 rows[tuple(seed)] = row
         self._note("seeds: " + ", ".join(f"{row.origin} of {len(row.hole)} slots" for row in rows.values()))
         return list(rows.values())
 
     def _first_line(self, draft: Sequence[int]) -> list[int]:
         """A draft up to its first line end: a small model often writes on where the suffix already stands."""
-        ends = [i for i, id_ in enumerate(draft) if b"\n" in self.tokenizer.token_bytes[id_]]
+        ends = [i for i, id_ in enumerate(draft) if id_ in self.tokenizer.newlines]
         if not ends or not (line := list(draft[: ends[0]])):
             return []
         self.judge.offer(line, float("-inf"), "draft")
         return line
-
-    def _first(self) -> list[int] | None:
-        """What a healed first slot may hold; None where nothing is to be healed."""
-        return (self.tokenizer.starting_with(self.prompt.overlap) or None) if self.prompt.overlap else None
 
     def _draft(self, cache: PrefixCache, last: Tensor, *, temperature: float) -> list[int]:
         most = round(self.hole.lengths.p90 / self.bytes_per_token)
@@ -238,9 +237,9 @@ class Filling:
             ends=self.ends,
             banned=self.banned_in_draft,
             blank=self.blank,
-            bonus=self._mask(set(self.prompt.ends)) * self.strategy.end_bonus,
+            bonus=self._mask(self.prompt.ends) * self.strategy.end_bonus,
             max_tokens=limit,
-            first=self._first(),
+            first=self.first,
             temperature=temperature,
             generator=self.generator,
         )
