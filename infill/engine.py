@@ -58,7 +58,10 @@ class InfillEngine:
     ) -> None:
         """`card` is stopgap.json; `cache_budget` bounds all prefix caches together, in bytes."""
         self.model, self.tokenizer, self.card, self.clock = model, tokenizer, card, clock
+        canvas = card.get("canvas_length")
         self.strategy = strategy or Strategy()
+        if isinstance(canvas, int):
+            self.strategy = self.strategy.fitted(canvas)
         self.cache_budget = cache_budget
         self.family = family(card.get("family"), tokenizer)
         self.name = str(card["name"])
@@ -73,7 +76,8 @@ class InfillEngine:
         clockwork = Clockwork(self.clock, self.clock(), stop, request.budget_ms)
         source = self._parse(request)
         hole = holes.locate(source, request)
-        prompt = self._prompt(source, hole, request)
+        bytes_per_token = self.tokenizer.bytes_per_token(source.text[: hole.start])
+        prompt = self._prompt(source, hole, request, bytes_per_token)
         gate = Gate(source, hole, clock=self.clock, budget_ms=PARSE_BUDGET_MS, allow_unchecked=request.allow_unchecked)
         judge = Judge(self.tokenizer, gate, hole, prompt.overlap, crlf=newline(source.text) == b"\r\n")
         document = self._document(request.document, len(prompt.ids))
@@ -88,6 +92,7 @@ class InfillEngine:
             judge,
             clockwork,
             delete=self.family.delete,
+            bytes_per_token=bytes_per_token,
         )
         document.busy = True
         try:
@@ -114,14 +119,14 @@ class InfillEngine:
                 raise
             return unparsed(request.source, languages.by_name(request.language), str(missing))
 
-    def _prompt(self, source: holes.Source, hole: holes.Hole, request: FillRequest) -> Prompt:
+    def _prompt(self, source: holes.Source, hole: holes.Hole, request: FillRequest, bytes_per_token: float) -> Prompt:
         """What the model is shown; a cursor inside a word leaves the word to the fill's first token."""
         pieces = context.gather(
             source,
             hole,
             snippets=request.snippets,
             budget=self.context,
-            bytes_per_token=self.tokenizer.bytes_per_token(source.text[: hole.start]),
+            bytes_per_token=bytes_per_token,
             count=lambda text: len(self.tokenizer.encode(text)),
         )
         # Models see LF only; `Judge` gives a CRLF file its own line ends back.

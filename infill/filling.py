@@ -81,13 +81,14 @@ class Filling:
         clockwork: Clockwork,
         *,
         delete: int | None,
+        bytes_per_token: float,
     ) -> None:
+        """`bytes_per_token` is that of the text before the hole; `delete` as in `families.Family`."""
         self.model, self.tokenizer, self.strategy = model, tokenizer, strategy
         self.request, self.hole, self.prompt, self.judge = request, hole, prompt, judge
         self.clockwork, self.delete = clockwork, delete
         self.before, self.after = request.source[: hole.start], request.source[hole.end :]
-        self.bytes_per_token = tokenizer.bytes_per_token(self.before)
-        self.tail = prompt.tail[: strategy.tail]
+        self.bytes_per_token = bytes_per_token
         self.events: list[Event] = []
         self.steps = self.reused = 0
         self.stopped: Literal["", "stable", "budget", "cancelled", "steps"] = ""
@@ -173,6 +174,9 @@ class Filling:
 
     # -- seeds -----------------------------------------------------------------------------------------------
 
+    def _row(self, seed: Sequence[int], origin: str) -> Row:
+        return new_row(seed, self.prompt.tail[: self.strategy.tail_beside(len(seed))], origin, self.noise)
+
     def _warm_row(self, warm: Warm | None) -> Row | None:
         """The last fill of this document less what has been typed of it since, if that is how things are."""
         if warm is None or not self.strategy.warm or self.after != warm.after:
@@ -183,8 +187,8 @@ class Filling:
         if not warm.text.startswith(typed) or typed == warm.text:
             return None
         ids = self.tokenizer.encode(self.prompt.overlap + self._core(warm.text[len(typed) :]))
-        row = new_row(ids, self.tail, "warm", self.noise)
-        if warm.conditioning is not None and tuple(ids) == warm.ids[-len(ids) :] and warm.tail == len(self.tail):
+        row = self._row(ids, "warm")
+        if warm.conditioning is not None and tuple(ids) == warm.ids[-len(ids) :] and warm.tail == len(row.tail):
             row.conditioning = warm.conditioning[-(len(ids) + warm.tail) :]
         self._note(f"warm start: {len(typed)} bytes of the last fill were typed, {len(ids)} slots are left")
         return row
@@ -213,7 +217,7 @@ class Filling:
         rows: dict[tuple[int, ...], Row] = {}
         for origin, seed in seeds:
             if seed and tuple(seed) not in rows and len(rows) < strategy.rows:
-                row = new_row(seed, self.tail, origin, self.noise)
+                row = self._row(seed, origin)
                 row.first = self.first if origin == "noise" else None
                 rows[tuple(seed)] = row
         self._note("seeds: " + ", ".join(f"{row.origin} of {len(row.hole)} slots" for row in rows.values()))
@@ -320,9 +324,8 @@ class Filling:
             while seed:
                 last = len(seed) <= width
                 rest = [] if last else seed[width:]
-                canvas = new_row(
-                    seed[:width], self.tail if last else rest[: self.strategy.tail], row.origin, self.noise
-                )
+                tail = (self.prompt.tail if last else rest)[: self.strategy.tail_beside(min(width, len(seed)))]
+                canvas = new_row(seed[:width], tail, row.origin, self.noise)
                 yield from self._round(cache, [canvas], schedule, settled, rest)
                 keep = canvas.draft if last else canvas.draft[: max(1, len(canvas.draft) - overlap)]
                 seed = [] if last else [*canvas.draft[len(keep) :], *rest]
@@ -387,16 +390,21 @@ class Filling:
         finalists = self.judge.best()[: self.strategy.finalists]
         if self.strategy.rank != "causal" or not finalists:
             return
-        self._look()
-        rows: list[list[int]] = []
+        room = self.strategy.scratch - 1  # the prefix's last token is scored again beside them
+        batches: list[list[list[int]]] = [[]]
         for candidate in finalists:
             row = [*self.tokenizer.encode(self.prompt.overlap + self._core(candidate.text)), *self.prompt.after]
-            if sum(map(len, rows)) + len(row) >= self.strategy.scratch:
-                break
-            rows.append(row)
-        scores = self.model.score(cache, rows)
-        self.judge.rescore({c.text: float(s.mean()) for c, s in zip(finalists, scores, strict=False)})
-        self._note(f"{len(finalists)} fills passed the gate, {len(rows)} were ranked")
+            # Of what is longer than all the room the beginning has to do: a mean over that much says enough.
+            row = row[:room]
+            if sum(map(len, batches[-1])) + len(row) > room:
+                batches.append([])
+            batches[-1].append(row)
+        scores: list[float] = []
+        for rows in batches:
+            self._look()
+            scores += [float(score.mean()) for score in self.model.score(cache, rows)]
+        self.judge.rescore({c.text: score for c, score in zip(finalists, scores, strict=True)})
+        self._note(f"{len(finalists)} fills passed the gate and were ranked")
 
     def _core(self, text: bytes) -> bytes:
         """A fill as the model sees it: without what the hole prescribes, which is in the prompt, and with LF."""

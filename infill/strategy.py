@@ -18,9 +18,10 @@ class Strategy:
 
     schedule       the sampler's
     context        tokens of context, prefix and suffix together
-    suffix_share   share of `context` the suffix may take
     tail           clamped suffix tokens in the canvas; 0 leaves the suffix to the encoder alone
     slots          widest hole of one canvas; longer holes run as several
+    canvas         most slots of a canvas, hole and tail together: what the model was trained on (`fitted`)
+    near           the tail never gets fewer than this, whatever the hole takes
     shortest       tokens a draft may always have, however short its kind of hole usually is
     longest        most slots of a hole, all its canvases together
     overlap        slots of a canvas that are denoised again at the head of the next
@@ -41,9 +42,10 @@ class Strategy:
 
     schedule: Schedule = field(default_factory=Schedule)
     context: int = 448
-    suffix_share: float = 0.35
     tail: int = 32
     slots: int = 96
+    canvas: int = 256
+    near: int = 16
     shortest: int = 32
     longest: int = 384
     overlap: int = 16
@@ -65,6 +67,15 @@ class Strategy:
     def scratch(self) -> int:
         """Slots behind the prefix that a step or a ranking may take at once."""
         return max(self.rows * (self.slots + self.tail), self.longest + self.tail)
+
+    def fitted(self, canvas: int) -> Strategy:
+        """The same choices for a model whose canvases had at most `canvas` slots: beyond that it was never trained."""
+        canvas = min(self.canvas, canvas)
+        return replace(self, canvas=canvas, slots=max(1, min(self.slots, canvas - min(self.tail, self.near))))
+
+    def tail_beside(self, hole: int) -> int:
+        """Slots the tail may have beside a hole of `hole` slots."""
+        return max(0, min(self.tail, self.canvas - hole))
 
 
 def vary(strategy: Strategy, changes: str) -> Strategy:

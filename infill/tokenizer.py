@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -60,6 +61,7 @@ class Tokenizer:
         # Asked for at every request: scanning the 262,144 tokens of the real model there would cost tens of ms.
         self.newlines = frozenset(i for i, piece in enumerate(self.token_bytes) if b"\n" in piece)
         self.blanks = frozenset(i for i, piece in enumerate(self.token_bytes) if not piece.strip())
+        self._sorted = sorted((piece, i) for i, piece in enumerate(self.token_bytes) if piece)
 
     def __len__(self) -> int:
         return len(self.token_bytes)
@@ -89,4 +91,6 @@ class Tokenizer:
 
     def starting_with(self, text: bytes) -> list[int]:
         """Ids whose bytes begin with `text` (itself included): what a healed first slot may hold."""
-        return [id_ for id_, token in enumerate(self.token_bytes) if token and token.startswith(text)]
+        first = bisect_left(self._sorted, text, key=lambda entry: entry[0])
+        behind = bisect_right(self._sorted, text, lo=first, key=lambda entry: entry[0][: len(text)])
+        return sorted(id_ for _, id_ in self._sorted[first:behind])

@@ -37,14 +37,16 @@ class StepClock:
 class Bench:
     """An engine over a scripted model, and the one way the tests call it."""
 
-    def __init__(self, folder: Path, truth: str, *, strategy: Strategy | None = None, **script: object) -> None:
+    def __init__(
+        self, folder: Path, truth: str, *, strategy: Strategy | None = None, canvas: int | None = None, **script: object
+    ) -> None:
         tokenizer = byte_tokenizer(folder)
         if isinstance(drafted := script.get("drafts"), str):
             script["drafts"] = tokenizer.encode(drafted.encode())
         self.model = ScriptedModel(tokenizer.encode(truth.encode()), **script)  # type: ignore[arg-type]
         clock = StepClock(0.010)
         self.model.on_step = clock.tick
-        card: dict[str, object] = {"name": "scripted", "family": "infill"}
+        card: dict[str, object] = {"name": "scripted", "family": "infill", "canvas_length": canvas}
         self.engine = InfillEngine(
             self.model,  # type: ignore[arg-type]
             tokenizer,
@@ -211,6 +213,39 @@ def test_a_hole_longer_than_a_canvas_runs_as_several(tmp_path: Path) -> None:
     outcome = bench.fill("def total(items):\n    ‸pass\n", target="body")
     assert outcome.fills[0].text == body
     assert max(sum(row) for _, free, _ in moving.seen for row in free) <= 64
+
+
+@pytest.mark.parametrize("truth", ["item", "item" * 8])
+def test_no_canvas_is_wider_than_those_the_model_was_trained_on(tmp_path: Path, truth: str) -> None:
+    bench = Bench(tmp_path, truth, canvas=24)
+    assert bench.fill(FIND).fills
+    widest = max(length for _, _, lengths in bench.model.seen for length in lengths)
+    assert widest == 24, "all of it is used, and no more"
+
+
+def test_a_fill_too_long_to_be_ranked_whole_is_ranked_by_its_beginning(tmp_path: Path) -> None:
+    narrow = Strategy(context=4000, rows=1, slots=4, tail=0, longest=4, drafts=0, retrieved=0)
+    assert narrow.scratch < len(b"item") + 1
+    outcome = Bench(tmp_path, "item", strategy=narrow).fill(FIND)
+    assert [fill.text for fill in outcome.fills] == ["item"]
+    assert outcome.fills[0].score > -0.1
+
+
+def test_every_finalist_is_ranked_however_little_fits_at_once(tmp_path: Path) -> None:
+    narrow = Strategy(context=4000, rows=2, slots=4, tail=0, longest=8, retrieved=0)
+    assert narrow.scratch < 2 * len(b"item") + 2
+    outcome = Bench(tmp_path, "item", drafts="name", strategy=narrow).fill(FIND, candidates=4)
+    assert [fill.text for fill in outcome.fills] == ["item", "name"]
+    assert outcome.fills[1].score < -1, "ranked, not as sure as the canvas was"
+
+
+def test_the_text_before_the_hole_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path, "item")
+    asked: list[bytes] = []
+    measure = bench.engine.tokenizer.bytes_per_token
+    monkeypatch.setattr(bench.engine.tokenizer, "bytes_per_token", lambda text: asked.append(text) or measure(text))
+    bench.fill(FIND)
+    assert len(asked) == 1
 
 
 def test_line_endings_follow_the_file(tmp_path: Path) -> None:

@@ -68,6 +68,13 @@ def test_healing_finds_every_token_that_continues_the_typed_word(tmp_path: Path)
     assert found == {b" ", b"  ", b" x"}
 
 
+@pytest.mark.parametrize("start", [b"", b" ", b"x", b"\xc3", "é".encode(), b"\xff", b" y"])
+def test_healing_finds_what_a_look_at_every_token_finds(tmp_path: Path, start: bytes) -> None:
+    tokenizer = fallback_tokenizer(tmp_path)
+    every = [i for i, piece in enumerate(tokenizer.token_bytes) if piece and piece.startswith(start)]
+    assert tokenizer.starting_with(start) == every
+
+
 @pytest.mark.parametrize(("content", "says"), [(None, "is missing"), ("{", "not a readable tokenizer.json")])
 def test_a_bad_tokenizer_file_is_one_clear_line(tmp_path: Path, content: str | None, says: str) -> None:
     if content is not None:
