@@ -6,13 +6,15 @@ remote engine that takes prompts but no canvases could be a third kind.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from . import languages
 from .context import Context
 from .contract import FillError, FillRequest
-from .prompt import InfillMarkers, InstructMarkers, infill_prompt, instruct_prompt
+from .prompt import MARKERS, Ask, InfillMarkers, infill_prompt, instruct_prompt
 from .tokenizer import Tokenizer
 
 
@@ -65,34 +67,51 @@ class Infiller:
 
 
 class Instructed:
-    """DiffusionGemma-it's kind: the task in the user's turn, the code before the hole in the model's own."""
+    """DiffusionGemma-it's kind: the task in the user's turn, the code before the hole in the model's own.
+
+    The suffix is in the user's turn *and*, as far as there is room, clamped behind the hole. Every special id is
+    masked in the canvas, also those that would end it: short asks otherwise fill it with ends. What may end is a
+    left-to-right draft.
+    """
 
     instructions = True
     delete: int | None = None
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self.encode = tokenizer.encode
-        names = ("<bos>", "<|turn>", "<turn|>", "<|channel>", "<channel|>", "<eos>")
-        self.markers = InstructMarkers(*_ids(tokenizer, names, "a DiffusionGemma instruction model"))
-        self.fence = tokenizer.encode(b"\n```")
+        self.tokenizer, self.encode = tokenizer, tokenizer.encode
+        _ids(tokenizer, MARKERS, "a DiffusionGemma instruction model")
+        self.special = tokenizer.special
 
     def prompt(self, pieces: Context, request: FillRequest, old: bytes, *, overlap: bytes) -> Prompt:
-        prefix = pieces.prefix[: len(pieces.prefix) - len(overlap)]
-        ids = instruct_prompt(
-            lambda text: self.encode(text.encode()),
-            self.markers,
+        ask = Ask(
             language=request.language,
             path=request.path,
-            context=pieces.snippets.decode(errors="replace"),
-            prefix=prefix.decode(errors="replace"),
-            old=old.decode(),
-            suffix=pieces.suffix.decode(errors="replace"),
+            context=_text(pieces.snippets),
+            prefix=_text(pieces.prefix[: len(pieces.prefix) - len(overlap)]),
+            old=_text(old) if _rewrites(request, old) else "",
+            suffix=_text(pieces.suffix),
             instruction=request.instruction,
         )
+        ids = instruct_prompt(lambda text: self.encode(text.encode()), self.special, ask)
         suffix = self.encode(pieces.suffix)
-        closing = [*self.fence, self.markers.end_turn]
-        ends = frozenset({self.markers.end_turn, self.markers.eos, self.fence[-1]})
-        return Prompt(ids, overlap, [*suffix, *closing], ends, (suffix or closing)[:8])
+        closing = self.encode(("" if ask.suffix.endswith("\n") else "\n").encode() + ask.fence.encode())
+        ends = {self.special["<turn|>"], self.special["<eos>"]}
+        if self.tokenizer.token_bytes[closing[-1]] == ask.fence.encode():
+            ends.add(closing[-1])  # of a fence in pieces the last may be a lone backtick, which code has too
+        tail = [*suffix, *closing, self.special["<turn|>"]]
+        return Prompt(ids, overlap, tail, frozenset(ends), (suffix or closing)[:8])
+
+
+def _text(piece: bytes) -> str:
+    return piece.decode(errors="replace").replace("\r\n", "\n")
+
+
+def _rewrites(request: FillRequest, old: bytes) -> bool:
+    """Whether `old` is code to be improved on, not a stand-in or what a keystroke happens to replace."""
+    if request.target in ("cursor", "placeholder") or not old.strip():
+        return False
+    placeholder = languages.by_name(request.language).placeholder
+    return not (placeholder and re.fullmatch(placeholder.encode(), old.strip(), re.DOTALL))
 
 
 def _ids(tokenizer: Tokenizer, names: Sequence[str], what: str) -> list[int]:
