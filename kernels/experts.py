@@ -1,7 +1,6 @@
 """The mixture of experts of one layer: routing and the two grouped matrix products.
 
-Knows nothing of models, checkpoints or files. Plain torch, differentiable, and the reference for any faster
-version with the same signature.
+Knows nothing of models, checkpoints or files.
 """
 
 from __future__ import annotations
@@ -12,16 +11,51 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .quantised import Quantised
 
-def experts(x: Tensor, scores: Tensor, gate_up: Tensor, down: Tensor, top_k: int) -> Tensor:
-    """Send every token through its `top_k` best experts and add up what they return.
 
-    x [T, D]; scores [T, E], router logits; gate_up [E, D, 2*M], gate before up; down [E, M, D], with each
-    expert's own scale already in it. Returns [T, D] in x's dtype.
+def experts(x: Tensor, scores: Tensor, gate_up: Tensor | Quantised, down: Tensor | Quantised, top_k: int) -> Tensor:
+    """Send every token through its `top_k` best experts and add up what they return, always in the same order.
+
+    x [T, D]; scores [T, E], router logits; gate_up has gate before up; down has each expert's own scale in it.
+    Dense weights are gate_up [E, D, 2*M] and down [E, M, D], and the result is differentiable. Quantised ones are
+    stored by output row, gate_up [E, 2*M, D] and down [E, D, M]. Returns [T, D] in x's dtype.
 
     The weights of the chosen experts are a softmax over the chosen logits alone, which is the softmax over
     all of them renormalised.
     """
+    if isinstance(gate_up, Tensor) and isinstance(down, Tensor):
+        return _dense(x, scores, gate_up, down, top_k)
+    if isinstance(gate_up, Tensor) or isinstance(down, Tensor):
+        raise TypeError("experts: gate_up and down must both be dense or both be quantised")
+    return reference(x, scores, gate_up, down, top_k)
+
+
+def reference(x: Tensor, scores: Tensor, gate_up: Quantised, down: Quantised, top_k: int) -> Tensor:
+    """`experts` of quantised weights in plain torch and fp32. Of equal scores, the lower expert's counts as better.
+
+    Makes only the experts that are hit dense, one at a time, and waits for the device to learn which they are.
+    """
+    best, chosen = scores.float().sort(dim=-1, descending=True, stable=True)
+    best, chosen = best[:, :top_k], chosen[:, :top_k]
+    expert, order = chosen.flatten().sort(stable=True)
+    given = x.float()[order // top_k]
+    returned = torch.empty_like(given)
+    end = 0
+    for number, count in enumerate(expert.bincount().tolist()):
+        if not count:
+            continue
+        start, end = end, end + count
+        gate, up = (given[start:end] @ gate_up[number].dense(torch.float32).T).chunk(2, dim=-1)
+        returned[start:end] = (F.gelu(gate, approximate="tanh") * up) @ down[number].dense(torch.float32).T
+    weighted = returned[order.argsort()].view(*chosen.shape, -1) * best.softmax(-1)[..., None]
+    total = torch.zeros_like(given[: len(x)])
+    for rank in range(top_k):
+        total += weighted[:, rank]
+    return total.to(x.dtype)
+
+
+def _dense(x: Tensor, scores: Tensor, gate_up: Tensor, down: Tensor, top_k: int) -> Tensor:
     best, chosen = scores.topk(top_k, dim=-1)
     weights = best.softmax(-1, dtype=torch.float32)
     # Rows grouped by expert; `ends` says where each expert's rows end, without asking the device.
