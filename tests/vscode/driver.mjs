@@ -5,9 +5,11 @@ import { createInterface } from 'node:readline';
 
 const [modules, program, url] = process.argv.slice(2);
 const { chromium } = createRequire(`${modules}/`)('playwright-core');
-const browser = await chromium.launch({ executablePath: program, args: ['--no-sandbox', '--disable-gpu'] });
+// Containers have little shared memory, and a page that runs out of it goes blank.
+const args = ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'];
+const browser = await chromium.launch({ executablePath: program, args });
 const page = await browser.newPage({ viewport: { width: 1280, height: 720 } });
-page.setDefaultTimeout(30_000);
+page.setDefaultTimeout(60_000);
 
 // Editors show blanks as no-break spaces.
 const showing = (text) => ({ hasText: new RegExp(RegExp.escape(text).replaceAll('\\x20', '\\s+')) });
@@ -20,7 +22,7 @@ const deeds = {
   // Waits until some element shows the text; "" waits until there is one at all.
   see: async ({ selector, text, timeout }) => {
     const found = page.locator(selector).filter(showing(text ?? '')).first();
-    await found.waitFor({ state: 'visible', timeout: timeout ?? 30_000 });
+    await found.waitFor({ state: 'visible', timeout: timeout ?? 60_000 });
     return found.innerText();
   },
   miss: ({ selector, text }) => page.locator(selector).filter(showing(text ?? '')).first().waitFor({ state: 'hidden' }),

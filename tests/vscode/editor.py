@@ -19,8 +19,12 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-EXTENSION = HERE.parent.parent / "editors" / "vscode"
+ROOT = HERE.parent.parent
+EXTENSION = ROOT / "editors" / "vscode"
 PATIENCE_S = 60.0
+STARTS, START_S = 3, 90.0
+"""How often a window is started that does not come up, and how long it may take: 5 s on an idle machine, 90 on a
+very busy one. Nothing else is ever tried twice."""
 SETTINGS = {
     "workbench.startupEditor": "none",
     "workbench.tips.enabled": False,
@@ -38,6 +42,13 @@ SETTINGS = {
     "editor.cursorBlinking": "solid",
     "security.workspace.trust.enabled": False,
 }
+
+
+def artefacts() -> Path:
+    """Where pictures and logs are kept."""
+    folder = Path(os.environ.get("STOPGAP_PICTURES") or ROOT / "build" / "editors")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def cache() -> Path:
@@ -77,21 +88,26 @@ def package(folder: Path) -> Path:
 class Editor:
     """The window: what a user does and sees. Every wait ends at once when what it waits for is there."""
 
-    def __init__(self, driver: subprocess.Popen[str], workspace: Path, pictures: Path) -> None:
+    def __init__(self, driver: subprocess.Popen[str], workspace: Path) -> None:
         self._driver = driver
         self.workspace = workspace
-        self.pictures = pictures
 
     def do(self, deed: str, **given: object) -> Any:
-        assert self._driver.stdin is not None and self._driver.stdout is not None
-        self._driver.stdin.write(json.dumps({"do": deed, **given}) + "\n")
-        self._driver.stdin.flush()
-        line = self._driver.stdout.readline()
-        answer = json.loads(line) if line else {"error": "the browser has ended"}
+        """What driver.mjs can do; where it cannot, a picture of the window is kept."""
+        answer = self._ask(deed, given)
         if "error" in answer:
-            self.picture("failed")
+            test = os.environ.get("PYTEST_CURRENT_TEST", "").partition("::")[2].partition(" ")[0]
+            self.picture(f"failed-{test}".strip("-"))
             raise AssertionError(f"{deed} {given}: {answer['error']}")
         return answer["ok"]
+
+    def _ask(self, deed: str, given: dict[str, object]) -> dict[str, Any]:
+        assert self._driver.stdin is not None and self._driver.stdout is not None
+        with suppress(BrokenPipeError):
+            self._driver.stdin.write(json.dumps({"do": deed, **given}) + "\n")
+            self._driver.stdin.flush()
+        line = self._driver.stdout.readline()
+        return dict(json.loads(line)) if line else {"error": "the browser has ended"}
 
     def press(self, *keys: str) -> None:
         for key in keys:
@@ -100,7 +116,7 @@ class Editor:
     def type(self, text: str, delay: int = 0) -> None:
         self.do("type", text=text, delay=delay)
 
-    def see(self, selector: str, text: str = "", seconds: float = 30) -> str:
+    def see(self, selector: str, text: str = "", seconds: float = PATIENCE_S) -> str:
         return str(self.do("see", selector=selector, text=text, timeout=seconds * 1000))
 
     def miss(self, selector: str, text: str = "") -> None:
@@ -110,12 +126,7 @@ class Editor:
         return [text.replace("\xa0", " ") for text in self.do("texts", selector=selector)]
 
     def picture(self, name: str) -> None:
-        with suppress(AssertionError):
-            if name != "failed" or self._driver.poll() is None:
-                path = self.pictures / f"{name}.png"
-                self._driver.stdin.write(json.dumps({"do": "shot", "path": str(path)}) + "\n")  # type: ignore[union-attr]
-                self._driver.stdin.flush()  # type: ignore[union-attr]
-                self._driver.stdout.readline()  # type: ignore[union-attr]
+        self._ask("shot", {"path": str(artefacts() / f"{name}.png")})
 
     def command(self, title: str) -> None:
         """Run a command by its name in the command palette."""
@@ -156,7 +167,7 @@ class Editor:
 
 
 def until(true: Any, what: Any) -> None:
-    limit = time.monotonic() + PATIENCE_S / 4
+    limit = time.monotonic() + PATIENCE_S / 2
     while not true():
         assert time.monotonic() < limit, what()
         time.sleep(0.02)
@@ -169,8 +180,6 @@ def running(folder: Path, vsix: Path, env: dict[str, str], settings: dict[str, o
     for made in (home, data / "User", extensions, workspace):
         made.mkdir(parents=True, exist_ok=True)
     (data / "User" / "settings.json").write_text(json.dumps({**SETTINGS, **settings}), encoding="utf-8")
-    pictures = Path(os.environ.get("STOPGAP_PICTURES") or folder / "pictures")
-    pictures.mkdir(parents=True, exist_ok=True)
     # The program of this Python, where the extension looks first: the editor asks a login shell for its PATH.
     (workspace / ".venv" / "bin").mkdir(parents=True)
     (workspace / ".venv" / "bin" / "stopgap").symlink_to(Path(sys.executable).parent / "stopgap")
@@ -196,23 +205,54 @@ def running(folder: Path, vsix: Path, env: dict[str, str], settings: dict[str, o
         )
         try:
             until(lambda: answers(f"{url}/healthz"), (folder / "code-server.log").read_text)
-            driver = subprocess.Popen(
-                [node(), str(HERE / "driver.mjs"), str(cache()), str(browser()), f"{url}/?folder={workspace}"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
+            driver, editor = window(f"{url}/?folder={workspace}", workspace)
             try:
-                editor = Editor(driver, workspace, pictures)
-                editor.do("goto")
-                editor.see(".explorer-viewlet", seconds=120)  # 5 s on an idle machine, 90 on a very busy one
                 yield editor
             finally:
-                driver.communicate(timeout=20)
+                end(driver)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(running.pid, 15)
             running.wait()
+            keep_logs(folder)
+
+
+def window(url: str, workspace: Path) -> tuple[subprocess.Popen[str], Editor]:
+    """A browser with the editor in it; started anew where that does not come up."""
+    for last in (False,) * (STARTS - 1) + (True,):
+        driver = subprocess.Popen(
+            [node(), str(HERE / "driver.mjs"), str(cache()), str(browser()), url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        editor = Editor(driver, workspace)
+        try:
+            editor.do("goto")
+            editor.see(".explorer-viewlet", seconds=START_S)
+        except AssertionError as error:
+            end(driver)
+            if last:
+                raise
+            print(f"the window did not come up, once more: {error}", flush=True)
+        else:
+            return driver, editor
+    raise AssertionError("the last start returns or raises")
+
+
+def end(driver: subprocess.Popen[str]) -> None:
+    try:
+        driver.communicate(timeout=20)
+    except (subprocess.TimeoutExpired, BrokenPipeError):
+        driver.kill()
+        driver.communicate()
+
+
+def keep_logs(folder: Path) -> None:
+    """What the editor, the extension, the server and the daemon wrote, as one file each."""
+    for found in [folder / "code-server.log", *(folder / "data" / "logs").rglob("*.log"), *folder.glob("state/*.*")]:
+        if found.stat().st_size:
+            shutil.copyfile(found, artefacts() / f"log-{found.stem}.txt")
 
 
 def answers(url: str) -> bool:
