@@ -10,15 +10,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from .oneshot import InputError
 
+if TYPE_CHECKING:
+    from stopgap.infill.engine import InfillEngine
+    from stopgap.infill.scoring import Contender
+
 Stage = Literal["corpus", "shards", "train", "decay", "export"]
 Suite = Literal["humaneval-infilling", "holes", "typing"]
 EngineName = Literal["stopgap", "transformers"]
+ClockName = Literal["wall", "processor"]
 
 _HOURS = 3600.0
 
@@ -97,7 +102,11 @@ def evaluate(
     steps: Annotated[list[int] | None, typer.Option(help="A row per cap on denoising steps.")] = None,
     budget_ms: Annotated[list[float] | None, typer.Option(help="A row per time budget.")] = None,
     vary: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE,…", help="A row with this strategy, such as tail=0.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE,…",
+            help="A row with this strategy, such as tail=0; length=true tells the hole's length.",
+        ),
     ] = None,
     kind: Annotated[
         list[str] | None, typer.Option(metavar="KIND", help="Kinds of holes to cut, for the suite holes.")
@@ -107,6 +116,9 @@ def evaluate(
     baselines: Annotated[bool, typer.Option(help="Rows of the baselines that use no model.")] = True,
     execute: Annotated[bool, typer.Option(help="Run the tests of HumanEval, confined.")] = True,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; measured if not given.")] = None,
+    clock: Annotated[
+        ClockName, typer.Option(help="processor: this process's own time, for a busy machine and one thread.")
+    ] = "wall",
     out: Annotated[Path | None, typer.Option(help="Folder for samples, report, sample fills and plot.")] = None,
 ) -> None:
     """Measure fills: exact, passing, parsing, and how fast; several rows side by side.
@@ -116,34 +128,18 @@ def evaluate(
     from rich.console import Console
 
     with _one_line():
-        from stopgap.infill.engine import InfillEngine, load_engine
+        from stopgap.infill.engine import load_engine
         from stopgap.infill.evaluation import run_eval
         from stopgap.infill.report import show
-        from stopgap.infill.scoring import Contender
-        from stopgap.infill.strategy import vary as varied
 
-        loaded = load_engine(
-            model, engine=engine, device="cpu", threads=threads, clock=time.monotonic, progress=lambda *_: None
-        )
-        rows = [
-            Contender(
-                change,
-                InfillEngine(
-                    loaded.model,
-                    loaded.tokenizer,
-                    loaded.card,
-                    clock=time.monotonic,
-                    strategy=varied(loaded.strategy, change),
-                ),
-            )
-            for change in vary or []
-        ]
+        ticks = time.process_time if clock == "processor" else time.monotonic
+        loaded = load_engine(model, engine=engine, device="cpu", threads=threads, clock=ticks, progress=lambda *_: None)
         report = run_eval(
             suite,
             paths,
-            clock=time.monotonic,
+            clock=ticks,
             engine=loaded,
-            extra=rows,
+            extra=[_varied(loaded, change) for change in vary or []],
             steps=steps or [],
             budgets=budget_ms or [],
             with_baselines=baselines,
@@ -158,6 +154,21 @@ def evaluate(
             console=Console(stderr=True),
         )
     show(report, Console())
+
+
+def _varied(loaded: InfillEngine, change: str) -> Contender:
+    """The row of `--vary change`: the loaded model under another strategy."""
+    from stopgap.infill import engine
+    from stopgap.infill.scoring import Contender
+    from stopgap.infill.strategy import vary
+
+    parts = change.split(",")
+    strategy = vary(loaded.strategy, ",".join(part for part in parts if part.strip() != "length=true"))
+    varied = engine.InfillEngine(loaded.model, loaded.tokenizer, loaded.card, clock=loaded.clock, strategy=strategy)
+    if "length=true" not in map(str.strip, parts):
+        return Contender(change, varied)
+    told = engine.told_length
+    return Contender(change, varied, engine_for=lambda one: told(varied, one.source, one.start, one.truth))
 
 
 def bench_step(

@@ -10,7 +10,7 @@ import json
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -183,6 +183,14 @@ def _overlap(prefix: bytes, tokenizer: Tokenizer) -> bytes:
         return b""
     last = tokenizer.token_bytes[tokenizer.encode(match[0].encode())[-1]]
     return last if _is_text(last) else b""
+
+
+def told_length(engine: InfillEngine, source: bytes, start: int, truth: str) -> InfillEngine:
+    """`engine`, told how many slots `truth` takes at byte `start`: what not knowing costs is measured against it."""
+    overlap = _overlap(source[:start], engine.tokenizer) if engine.strategy.heal else b""
+    slots = len(engine.tokenizer.encode(overlap + truth.encode()))
+    strategy = replace(engine.strategy, told=slots)
+    return InfillEngine(engine.model, engine.tokenizer, engine.card, clock=engine.clock, strategy=strategy)
 
 
 def _is_text(piece: bytes) -> bool:

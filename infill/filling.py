@@ -86,7 +86,7 @@ class Filling:
         """`bytes_per_token` is that of the text before the hole; `delete` as in `families.Family`."""
         self.model, self.tokenizer, self.strategy = model, tokenizer, strategy
         self.request, self.hole, self.prompt, self.judge = request, hole, prompt, judge
-        self.clockwork, self.delete = clockwork, delete
+        self.clockwork, self.delete = clockwork, None if strategy.told else delete
         self.before, self.after = request.source[: hole.start], request.source[hole.end :]
         self.bytes_per_token = bytes_per_token
         self.events: list[Event] = []
@@ -97,7 +97,7 @@ class Filling:
         self.generator = torch.Generator(device=model.device).manual_seed(request.seed)
         special = set(tokenizer.special.values())
         newlines = tokenizer.newlines if hole.single_line else frozenset[int]()
-        self.banned = self._mask(special - {delete} | newlines)
+        self.banned = self._mask(special - {self.delete} | newlines)
         self.ends = prompt.ends | newlines
         self.banned_in_draft = self._mask(special - self.ends)
         self.blank = self._mask(special | tokenizer.blanks)
@@ -211,9 +211,9 @@ class Filling:
             draft = self._draft(cache, last, temperature=0.8 if n else 0.0)
             seeds += [("draft", draft), ("draft's first line", self._first_line(draft))]
         seeds += [("similar line", ids) for ids in similar]
-        for quantile in strategy.lengths:
-            size = len(overlap) + getattr(self.hole.lengths, quantile)
-            seeds.append(("noise", [NOISE] * min(max(1, round(size / self.bytes_per_token)), strategy.slots)))
+        sizes = [len(overlap) + getattr(self.hole.lengths, quantile) for quantile in strategy.lengths]
+        counts = [min(max(1, round(size / self.bytes_per_token)), strategy.slots) for size in sizes]
+        seeds += [("noise", [NOISE] * count) for count in ([strategy.told] if strategy.told else counts)]
         rows: dict[tuple[int, ...], Row] = {}
         for origin, seed in seeds:
             if seed and tuple(seed) not in rows and len(rows) < strategy.rows:

@@ -31,6 +31,7 @@ class Strategy:
     end_bonus      added to the logit of a draft's end
     retrieved      seeds from similar lines of the file among them
     lengths        quantiles of the hole's length prior that the noise rows try
+    told           slots of the one noise row, where an evaluation tells the true length; 0 = `lengths` are tried
     denoise        False judges seeds as they are (for ablations)
     repairs        rounds of renoising what the gate refused
     repair_steps   cap on steps of such a round
@@ -55,6 +56,7 @@ class Strategy:
     end_bonus: float = 1.0
     retrieved: int = 1
     lengths: tuple[str, ...] = ("p50", "p75")
+    told: int = 0
     denoise: bool = True
     repairs: int = 2
     repair_steps: int = 4

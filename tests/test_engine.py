@@ -8,7 +8,7 @@ import pytest
 from scripted import ScriptedModel, byte_tokenizer
 
 from stopgap.infill.contract import Draft, FillError, FillRequest, Outcome
-from stopgap.infill.engine import InfillEngine
+from stopgap.infill.engine import InfillEngine, told_length
 from stopgap.infill.sampler import Schedule
 from stopgap.infill.strategy import Strategy
 
@@ -294,3 +294,18 @@ def test_old_prefix_caches_go_when_the_budget_is_exceeded(tmp_path: Path) -> Non
     assert bench.engine.info().cache_bytes == one
     bench.engine.drop_caches()
     assert bench.engine.info().cache_bytes == 0
+
+
+def test_a_hole_whose_length_is_told_has_one_noise_row_of_so_many_slots(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "item", strategy=Strategy(context=4000, drafts=0, retrieved=0))
+    source, start = FIND.replace("‸", "").encode(), FIND.encode().index("‸".encode())
+    bench.engine = told_length(bench.engine, source, start, "item")
+    assert bench.fill(FIND).fills[0].text == "item"
+    assert {tuple(map(sum, free)) for _, free, _ in bench.model.seen} == {(4,)}
+
+
+def test_a_told_length_counts_the_healed_word(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "urn item", strategy=Strategy(context=4000, drafts=0, retrieved=0))
+    marked = FIND.replace("return ‸", "retu‸")
+    bench.engine = told_length(bench.engine, marked.encode(), marked.encode().index("‸".encode()), "rn item")
+    assert bench.fill(marked).fills[0].text == "rn item"
