@@ -309,6 +309,19 @@ def lsp() -> None:
     serve_editor()
 
 
+@app.command("serve-openai")
+def serve_openai(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes any that is free.")] = 8741,
+    language: Annotated[str, typer.Option(help="Of requests whose address has no ?language=NAME.")] = "python",
+) -> None:
+    """Answer OpenAI-style completion requests on this machine, for editors such as Zed; until Ctrl-C."""
+    from stopgap.lsp.loopback import main as serve_completions
+
+    from .paths import state_dir
+
+    serve_completions(state_dir() / "openai-token", port, language)
+
+
 def _with_client(work: Callable[[Client], Coroutine[object, object, None]], spawn: bool = False) -> None:
     async def session() -> None:
         from .client import Client
