@@ -1,0 +1,146 @@
+"""FP8, INT8 and NVFP4 weights as compressed-tensors (Red Hat) and Model Optimizer (NVIDIA) store them.
+
+Formats, read from their own code and from loaders of the published checkpoints:
+
+- compressed-tensors `float-quantized` and `int-quantized`: `weight` F8_E4M3 or I8 [out, in] and `weight_scale`
+  [out, 1] (RedHatAI's FP8-dynamic; the scale is BF16 or F32). Model Optimizer's FP8 has one F32 scale.
+- compressed-tensors `nvfp4-pack-quantized`: `weight_packed` U8 [out, in / 2], `weight_scale` F8_E4M3 [out, in / 16],
+  `weight_global_scale` F32 [1]. The weight is code * weight_scale / weight_global_scale.
+- Model Optimizer `NVFP4`: `weight`, `weight_scale` the same, and `weight_scale_2` F32 [], the *reciprocal* of the
+  above: the weight is code * weight_scale * weight_scale_2.
+
+A code is E2M1; the lower four bits of a byte come first. Which module is packed how is told by the tensors it has
+(a checkpoint may mix them). Experts are single matrices, `experts.{N}.{gate,up,down}_proj`: 24,232 tensors in
+RedHatAI's FP8, 47,067 in NVIDIA's. RedHatAI's NVFP4 is described from the format; its header was not seen.
+Knows no names of the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .source_shards import DENSE, Shards, SourceError, Stored, plain, split
+
+GROUP = 16
+"""Values that share a scale in NVFP4."""
+
+ACTIVATION_SCALES = (".input_scale", ".input_global_scale")
+CACHE_SCALES = (".k_scale", ".v_scale", ".q_scale")
+WEIGHT, PACKED, SCALE = ".weight", ".weight_packed", ".weight_scale"
+DIVISOR, FACTOR = ".weight_global_scale", ".weight_scale_2"
+
+FORMATS = {
+    "compressed-tensors": ("float-quantized", "int-quantized", "nvfp4-pack-quantized", "mixed-precision"),
+    "modelopt": ("FP8", "NVFP4", "MIXED_PRECISION"),
+}
+
+FP4 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+
+
+def find_scaled(shards: Shards, quantization: Mapping[str, Any]) -> tuple[dict[str, Stored], list[str]]:
+    """Every weight by its dense name, and the names of the scales that are for activations and caches."""
+    method = quantization["quant_method"]
+    found = quantization.get("format" if method == "compressed-tensors" else "quant_algo")
+    if found not in FORMATS[method]:
+        raise SourceError(f"the checkpoint is {method} {found!r}; only {', '.join(FORMATS[method])} can be read")
+    unused = (*ACTIVATION_SCALES, *CACHE_SCALES)
+    modules, others = split(shards, (WEIGHT, PACKED, SCALE, DIVISOR, FACTOR, *unused))
+    stored: dict[str, Stored] = {name: plain(shards, name) for name in others}
+    skipped = []
+    for module, parts in modules.items():
+        skipped += [parts.pop(suffix) for suffix in unused if suffix in parts]
+        if parts:
+            stored[module + WEIGHT] = _weight(shards, module, parts)
+    return stored, skipped
+
+
+def _weight(shards: Shards, module: str, parts: Mapping[str, str]) -> Stored:
+    match sorted(parts):
+        case [".weight"]:
+            return plain(shards, parts[WEIGHT])
+        case [".weight", ".weight_scale"]:
+            return _scaled(shards, parts[WEIGHT], parts[SCALE])
+        case [".weight_global_scale", ".weight_packed", ".weight_scale"]:
+            return _blocks(shards, parts[PACKED], parts[SCALE], parts[DIVISOR], divides=True)
+        case [".weight", ".weight_scale", ".weight_scale_2"]:
+            return _blocks(shards, parts[WEIGHT], parts[SCALE], parts[FACTOR], divides=False)
+    raise SourceError(f"{module} has only {', '.join(sorted(parts))[1:]}; no known format is stored like that")
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """Codes [out, in] that are numbers themselves, times a scale for each row or for all."""
+
+    shards: Shards
+    codes: str
+    scale: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.shards.shape(self.codes)
+
+    def read(self, rows: slice = slice(None)) -> Tensor:
+        scale = self.shards.read(self.scale).float().reshape(-1, 1)
+        return self.shards.read(self.codes, rows).float() * (scale[rows] if len(scale) > 1 else scale)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """NVFP4: two codes to a byte, a scale for each `GROUP`, and one that divides or multiplies all."""
+
+    shards: Shards
+    codes: str
+    scale: str
+    common: str
+    divides: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        rows, columns = self.shards.shape(self.codes)
+        return rows, 2 * columns
+
+    def read(self, rows: slice = slice(None)) -> Tensor:
+        common = self.shards.read(self.common).reshape(())
+        scale = self.shards.read(self.scale, rows).float()
+        scale = scale / common if self.divides else scale * common
+        values = fp4_values(self.shards.read(self.codes, rows))
+        return (values.reshape(*scale.shape, GROUP) * scale[..., None]).flatten(-2)
+
+
+def fp4_values(codes: Tensor) -> Tensor:
+    """uint8 [..., n] to the fp32 [..., 2n] numbers of its E2M1 codes, lower four bits first."""
+    return FP4[torch.stack([codes & 15, codes >> 4], -1).flatten(-2).int()]
+
+
+def _scaled(shards: Shards, codes: str, scale: str) -> Scaled:
+    _need(shards, codes, ("F8_E4M3", "I8"))
+    _need(shards, scale, tuple(DENSE))
+    out, found = shards.shape(codes)[:1], shards.shape(scale)
+    if len(shards.shape(codes)) != 2 or found not in ((*out, 1), out, (1,), ()):
+        raise SourceError(f"{scale} has the shape {list(found)}, which fits no rows of {list(shards.shape(codes))}")
+    return Scaled(shards, codes, scale)
+
+
+def _blocks(shards: Shards, codes: str, scale: str, common: str, *, divides: bool) -> Blocks:
+    _need(shards, codes, ("U8",))
+    _need(shards, scale, ("F8_E4M3",))
+    _need(shards, common, ("F32",))
+    packed, found = shards.shape(codes), shards.shape(scale)
+    if len(packed) != 2 or found != (packed[0], packed[1] * 2 // GROUP) or packed[1] * 2 % GROUP:
+        raise SourceError(f"{scale} has the shape {list(found)}, which fits no groups of {GROUP} in {list(packed)}")
+    if math.prod(shards.shape(common)) != 1:
+        raise SourceError(f"{common} has the shape {list(shards.shape(common))}; it must be one number")
+    if (number := float(shards.read(common).reshape(()))) <= 0 or not math.isfinite(number):
+        raise SourceError(f"{common} is {number}; copy the checkpoint again")
+    return Blocks(shards, codes, scale, common, divides)
+
+
+def _need(shards: Shards, name: str, dtypes: tuple[str, ...]) -> None:
+    if shards.dtype(name) not in dtypes:
+        raise SourceError(f"{name} is stored as {shards.dtype(name)}; only {' and '.join(dtypes)} can be read")
