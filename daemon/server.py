@@ -414,7 +414,7 @@ class Server:
             socket=str(self._files.socket),
             log=str(self._files.log),
             debug_log=self._config.debug_log,
-            note=self._worker.failure,
+            note=self._worker.failure or (info.notice if info else "")[:1000],
         )
         self._send(connection, status)
 

@@ -134,6 +134,8 @@ class EngineInfo:
     """Whether the model follows instructions ("Rewrite with instruction…")."""
     languages: tuple[str, ...] = field(default=())
     """Languages the model was trained for; empty means any."""
+    notice: str = ""
+    """One line if the engine had to restrict itself, such as a shorter context for want of memory."""
 
 
 class Engine(Protocol):

@@ -1,0 +1,117 @@
+"""The processors torch can use here: which there are, what they have free, how fast they copy.
+
+The one place that asks a device about itself, for every kind of device; knows no models. What is said of Apple's
+`mps` follows torch's documentation and has not been run on such a machine.
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .cpu import available_memory
+from .model_config import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One processor. Memory in bytes; None where the system does not tell."""
+
+    name: str
+    """As torch calls it: "cuda:0", "mps", "cpu"."""
+    title: str
+    """As its maker calls it."""
+    total: int | None
+    free: int | None
+    capability: str = ""
+
+    @property
+    def kind(self) -> str:
+        return self.name.partition(":")[0]
+
+
+def resolve(wanted: str) -> torch.device:
+    """The device that the setting names, "auto" being the fastest kind there is. Raises `ModelError`."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise ModelError(f'device = "{wanted}" is unknown; choose auto, cpu, cuda, cuda:N or mps') from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if not count:
+            raise ModelError("no CUDA device can be used here; choose the device cpu")
+        if device.index is not None and device.index >= count:
+            raise ModelError(f"there is no {device}; the last CUDA device here is cuda:{count - 1}")
+    elif device.type == "mps" and not torch.backends.mps.is_available():
+        raise ModelError("no Apple GPU can be used here (torch has no mps); choose the device cpu")
+    elif device.type not in ("cpu", "cuda", "mps"):
+        raise ModelError(f'device = "{wanted}" is not supported; choose auto, cpu, cuda, cuda:N or mps')
+    return device
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a model could take on `device` now; None where nobody knows."""
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+        return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    return available_memory()
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until everything given to `device` is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def found() -> list[Device]:
+    """Every device there is, accelerators first, the CPU last."""
+    devices: list[Device] = []
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            facts = torch.cuda.get_device_properties(index)
+            name = f"cuda:{index}"
+            free = free_memory(torch.device(name))
+            capability = f"{facts.major}.{facts.minor}"
+            devices.append(Device(name, facts.name, facts.total_memory, free, capability))
+    if torch.backends.mps.is_available():
+        device = torch.device("mps")
+        total = int(torch.mps.recommended_max_memory())
+        devices.append(Device("mps", processor(), total, free_memory(device)))
+    return [*devices, Device("cpu", processor(), None, available_memory())]
+
+
+def processor() -> str:
+    """The CPU's name as its maker calls it, as far as the system tells."""
+    with suppress(OSError, IndexError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    with suppress(OSError, subprocess.SubprocessError):
+        asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=2).stdout.strip()
+    return platform.processor() or platform.machine()
+
+
+def copy_bandwidth(device: torch.device, clock: Callable[[], float]) -> float:
+    """Bytes per second that `device` reads and writes while it copies, the best of five copies of 64 MiB."""
+    size = 1 << 26
+    source, target = (torch.zeros(size, dtype=torch.uint8, device=device) for _ in range(2))
+    best = float("inf")
+    for _ in range(5):
+        synchronise(device)
+        start = clock()
+        target.copy_(source)
+        synchronise(device)
+        best = min(best, clock() - start)
+    return 2 * size / max(best, 1e-9)

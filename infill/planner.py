@@ -1,0 +1,297 @@
+"""What a model needs in memory and how fast a denoising step can be at best, from its shapes alone.
+
+Pure arithmetic: knows no torch, no files but the two tables beside it, and no device but by its free memory and its
+speed. `plan` is asked before anything is loaded; the roofline is what `stopgap doctor` expects of a step.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Literal
+
+from .model_config import ModelConfig, ModelError
+from .strategy import Strategy
+
+Bits = Literal[4, 8, 16]
+LEAST_CONTEXT = 512
+"""Tokens. With fewer a model sees little more than the function around the hole."""
+STEP = 64
+"""Context limits are multiples of this."""
+TEMPLATE = 256
+"""Prompt tokens beyond the context: an instruction follower's turns and task, with room for the user's words."""
+
+_GROUP = 64
+_DENOISED, _FUSED, _SCORED = 3.5, 0.5, 2.5
+"""How often [slots, vocabulary] is held in fp32: by a denoising step in plain torch (raw in bf16, capped, their
+probabilities, a product of both) or fused (in bf16), and by ranking, never fused (raw, capped, logarithms)."""
+_CHUNK = 256
+"""Tokens encoded at once (`model.CHUNK`)."""
+_RUNTIME = {"cpu": 300 << 20, "cuda": 700 << 20, "mps": 700 << 20}
+"""What torch and the driver take beside tensors: context, library workspaces, fragmentation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """What the three kinds of matrices are stored in: int4, int8, bf16 or fp32; "int8+bf16" for two copies."""
+
+    experts: str
+    dense: str
+    embedding: str
+    vectors: str = "bf16"
+
+    @staticmethod
+    def of(bits: Bits) -> Storage:
+        """A packed model's: at 4 bits only the experts, nine tenths of the weights, are int4."""
+        kinds = {4: ("int4", "int8", "int8"), 8: ("int8", "int8", "int8"), 16: ("bf16", "bf16", "bf16")}
+        return Storage(*kinds[bits])
+
+
+def matrix_bytes(rows: int, columns: int, kind: str) -> int:
+    """Bytes of a matrix with so many outputs and inputs, its scales included (`kernels.quantised`)."""
+    size = rows * columns
+    each = {
+        "int4": size // 2 + 2 * rows * math.ceil(columns / _GROUP),
+        "int8": size + 4 * rows,
+        "bf16": 2 * size,
+        "fp32": 4 * size,
+    }
+    return sum(each[one] for one in kind.split("+"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Matrices:
+    """Every matrix of a model as (outputs, inputs); experts are one layer's, all layers have the same."""
+
+    attention: list[tuple[int, int]]
+    mlp: list[tuple[int, int]]
+    experts: list[tuple[int, int]]
+    routers: list[tuple[int, int]]
+    conditioning: list[tuple[int, int]]
+    embedding: tuple[int, int]
+
+
+def _matrices(config: ModelConfig) -> _Matrices:
+    width, inner, expert, layers = (
+        config.hidden_size,
+        config.intermediate_size,
+        config.moe_intermediate_size,
+        len(config.layers),
+    )
+    attention = []
+    for shape in config.layers:
+        query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        attention += [(query + key * (2 if shape.sliding else 1), width), (width, query)]
+    mixed = config.num_experts > 1
+    single = [] if mixed else [(2 * expert, width), (width, expert)]  # a single expert is part of the MLP
+    return _Matrices(
+        attention=attention,
+        mlp=[(2 * inner, width), (width, inner), *single] * layers,
+        experts=[(2 * expert, width), (width, expert)] if mixed else [],
+        routers=[(config.num_experts, width)] * layers if mixed else [],
+        conditioning=[(2 * inner, width), (width, inner)],
+        embedding=(config.vocab_size, width),
+    )
+
+
+def _bytes(matrices: Iterable[tuple[int, int]], kind: str) -> int:
+    return sum(matrix_bytes(rows, columns, kind) for rows, columns in matrices)
+
+
+def weight_bytes(config: ModelConfig, storage: Storage) -> int:
+    """Bytes of all weights as `layers.Weights` holds them, the tied embedding once."""
+    parts = _matrices(config)
+    layers = len(config.layers)
+    vectors = config.hidden_size * (5 * layers + 1)
+    vectors += sum((shape.groups + 1) * shape.kv_heads * shape.head_dim for shape in config.layers)
+    return (
+        _bytes([*parts.attention, *parts.mlp, *parts.conditioning], storage.dense)
+        + _bytes(parts.experts, storage.experts) * config.num_experts * layers
+        + _bytes(parts.routers, storage.vectors)
+        + matrix_bytes(*parts.embedding, storage.embedding)
+        + matrix_bytes(vectors, 1, storage.vectors)
+    )
+
+
+def cache_bytes(config: ModelConfig, tokens: int, itemsize: int) -> int:
+    """Keys and values of `tokens` prompt tokens and canvas slots in all layers (sliding ones keep every token too)."""
+    each = sum(2 * shape.kv_heads * shape.head_dim for shape in config.layers)
+    turns = sum({(shape.sliding, shape.head_dim): 2 * shape.head_dim for shape in config.layers}.values())
+    return (each + turns) * itemsize * min(tokens, config.max_positions)
+
+
+def canvas_bytes(config: ModelConfig, strategy: Strategy, itemsize: int, *, fused: bool = False) -> int:
+    """The largest step's activations: a layer's over all tokens at once, and the logits of all slots.
+
+    fused: the vocabulary head runs as a kernel that holds no logits in fp32.
+    """
+    free = max(strategy.rows * strategy.slots, strategy.longest)
+    copies = max(free * (_FUSED if fused else _DENOISED), strategy.scratch * _SCORED)
+    logits = round(4 * config.vocab_size * copies)
+    tokens = max(strategy.scratch, _CHUNK)
+    heads = max((shape.heads + 2 * shape.kv_heads) * shape.head_dim for shape in config.layers)
+    routed = config.top_k_experts * (3 * config.moe_intermediate_size + config.hidden_size)
+    layer = tokens * (4 * config.hidden_size + 2 * heads + 3 * config.intermediate_size + routed) * max(itemsize, 4)
+    return logits + layer
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Bytes of each part at a context limit of `context` tokens."""
+
+    context: int
+    weights: int
+    cache: int
+    canvases: int
+    workspace: int
+    notice: str = ""
+    """One line for the user if the limit had to be lowered."""
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.cache + self.canvases + self.workspace
+
+    def __str__(self) -> str:
+        parts = (
+            ("weights", self.weights),
+            (f"prefix caches at {self.context} tokens", self.cache),
+            ("canvases", self.canvases),
+            ("workspace", self.workspace),
+        )
+        return ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in parts)
+
+
+def plan(
+    config: ModelConfig,
+    weights: int,
+    strategy: Strategy,
+    *,
+    free: int | None,
+    device: str = "cpu",
+    itemsize: int = 2,
+    cache_budget: int = 0,
+    fused: bool = False,
+) -> Plan:
+    """The largest context limit up to `strategy.context` with which everything fits into `free` bytes.
+
+    weights      bytes, from `weight_bytes` or as they lie on the disk
+    device       "cpu", "cuda" or "mps"
+    itemsize     bytes of an activation, and of a key or a value
+    cache_budget what prefix caches of documents that nobody asks about may take together; one more is always
+                 in use, and another is kept whatever the budget (a rewrite suspended for a keystroke)
+    fused        see `canvas_bytes`
+    Without `free` (nobody knows) nothing is refused. Raises `ModelError` with the numbers if not even the least
+    context fits.
+    """
+
+    def at(context: int) -> Plan:
+        slots = context + TEMPLATE + strategy.longest + strategy.scratch
+        one = cache_bytes(config, slots, itemsize)
+        caches = one + max(one, cache_budget)
+        return Plan(context, weights, caches, canvas_bytes(config, strategy, itemsize, fused=fused), _RUNTIME[device])
+
+    wanted = strategy.context
+    whole = at(wanted)
+    if free is None or whole.total <= free:
+        return whole
+    least = at(min(LEAST_CONTEXT, wanted))
+    place = "memory" if device == "cpu" else "GPU memory"
+    if least.total > free:
+        raise ModelError(
+            f"the model needs {least.total / 1e9:.1f} GB of {place} ({least}) and {free / 1e9:.1f} GB are free; "
+            "close other programs, or take fewer bits or a smaller model (`stopgap doctor` says which fits)"
+        )
+    fits = least
+    for context in range(least.context // STEP * STEP + STEP, wanted, STEP):
+        if (tried := at(context)).total > free:
+            break
+        fits = tried
+    notice = f"context limit lowered from {wanted} to {fits.context} tokens: {free / 1e9:.1f} GB of {place} are free"
+    return Plan(fits.context, fits.weights, fits.cache, fits.canvases, fits.workspace, notice)
+
+
+# -- the roofline -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What a device reads and multiplies per second: bytes, and bf16 operations (infinite where nobody says)."""
+
+    bandwidth: float
+    flops: float = math.inf
+    source: str = ""
+
+
+def step_ms(config: ModelConfig, storage: Storage, speed: Speed, *, slots: int = 32, prefix: int = 2048) -> float:
+    """The fewest milliseconds of a denoising step over one canvas of `slots` behind `prefix` tokens.
+
+    Each part takes the longer of reading its bytes and multiplying; parts run one after the other, launches and
+    logits cost nothing, and the router spreads tokens evenly. Published engines reach 0.5 to 0.9 of this speed.
+    """
+    parts = _matrices(config)
+    hit = config.num_experts * (1 - (1 - config.top_k_experts / config.num_experts) ** slots) if parts.experts else 0
+    one_expert = sum(rows * columns for rows, columns in parts.experts)
+    seen = [(min(prefix, config.sliding_window - 1) if shape.sliding else prefix) + slots for shape in config.layers]
+    keys = sum(2 * shape.kv_heads * shape.head_dim * 2 * n for shape, n in zip(config.layers, seen, strict=True))
+    products = sum(4 * slots * shape.heads * shape.head_dim * n for shape, n in zip(config.layers, seen, strict=True))
+    embedding = matrix_bytes(*parts.embedding, storage.embedding)
+    layers = len(config.layers)
+    work = [
+        (_size(parts.attention) * 2 * slots, _bytes(parts.attention, storage.dense)),
+        (products, keys),
+        (_size(parts.mlp) * 2 * slots, _bytes(parts.mlp, storage.dense)),
+        (_size(parts.routers) * 2 * slots, _bytes(parts.routers, storage.vectors)),
+        (2 * _padded_rows(config, slots) * one_expert * layers, hit * _bytes(parts.experts, storage.experts) * layers),
+        (2 * slots * math.prod(parts.embedding), embedding),  # the head
+        (2 * slots * math.prod(parts.embedding), embedding),  # the expected embedding for self-conditioning
+        (_size(parts.conditioning) * 2 * slots, _bytes(parts.conditioning, storage.dense)),
+    ]
+    return 1000 * sum(max(size / speed.bandwidth, flops / speed.flops) for flops, size in work)
+
+
+def _size(matrices: Iterable[tuple[int, int]]) -> int:
+    return sum(rows * columns for rows, columns in matrices)
+
+
+def _padded_rows(config: ModelConfig, slots: int) -> float:
+    """Rows that tensor cores multiply in one layer: each expert's tokens filled up to a multiple of 16, on average."""
+    if config.num_experts == 1:
+        return 0.0
+    share = config.top_k_experts / config.num_experts
+    rows = (
+        math.comb(slots, k) * share**k * (1 - share) ** (slots - k) * 16 * math.ceil(k / 16)
+        for k in range(1, slots + 1)
+    )
+    return config.num_experts * sum(rows)
+
+
+# -- tables -------------------------------------------------------------------------------------------------
+
+
+def known_speed(name: str) -> Speed | None:
+    """The published speed of a processor with that name, the longest entry that is part of it; None if unknown."""
+    rows = [row for row in _gpus() if str(row["name"]).lower() in name.lower()]
+    if not rows:
+        return None
+    row = max(rows, key=lambda row: len(str(row["name"])))
+    flops = float(row["tflops"]) * 1e12 if "tflops" in row else math.inf
+    return Speed(float(row["gb_s"]) * 1e9, flops, str(row["source"]))
+
+
+@cache
+def _gpus() -> list[dict[str, str | float]]:
+    text = (resources.files(__package__) / "data" / "gpus.toml").read_text(encoding="utf-8")
+    rows: list[dict[str, str | float]] = tomllib.loads(text)["gpu"]
+    return rows
+
+
+@cache
+def real_model() -> ModelConfig:
+    """DiffusionGemma 26B-A4B's shapes, to plan for it before anybody has downloaded it."""
+    text = (resources.files(__package__) / "data" / "diffusiongemma-26b.json").read_text(encoding="utf-8")
+    return ModelConfig.from_dict(json.loads(text))
