@@ -7,9 +7,9 @@ every other file may import it for free. All offsets are byte offsets into UTF-8
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 Target = Literal["cursor", "selection", "placeholder", "body", "node", "error"]
 """What the caller points at; `holes.locate` turns it into the byte range that is filled.
@@ -153,4 +153,20 @@ class Engine(Protocol):
 
     def drop_caches(self) -> None:
         """Give back every prefix cache and warm start; weights stay."""
+        ...
+
+
+@runtime_checkable
+class Together(Engine, Protocol):
+    """An engine that can run several requests in the same forward passes; others are driven one by one."""
+
+    def fill_many(
+        self, requests: Sequence[FillRequest], stops: Sequence[Callable[[], bool]]
+    ) -> Iterator[tuple[int, Draft | Outcome | FillError] | None]:
+        """What `fill` yields for each request, with the request's number; None whenever nothing is to be told.
+
+        Each number ends with its own Outcome, or with the FillError that `fill` would have raised, and is not seen
+        again; a True `stops[number]()` ends that one only. Between two yields at most one forward pass runs. Every
+        fill is the one `fill` would have made, up to rounding. Any other exception ends all.
+        """
         ...

@@ -13,14 +13,13 @@ from collections.abc import Container, Generator, Sequence
 import torch
 from torch import Tensor
 
-from .model import Model
 from .prefix import PrefixCache
+from .work import Encode, Logits, Work
 
 _WORD = re.compile(rb"\w+|[^\w\s]")
 
 
 def left_to_right(
-    model: Model,
     cache: PrefixCache,
     last: Tensor,
     *,
@@ -32,8 +31,9 @@ def left_to_right(
     bonus: Tensor | float = 0.0,
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
-) -> Generator[list[int]]:
-    """Continue the prefix causally through the encoder and its tied head; yields the draft after every token.
+) -> Generator[Work | list[int]]:
+    """Continue the prefix causally through the encoder and its tied head; yields what is to be run of the model, and
+    the draft after every token.
 
     last     [1, D] hidden state of the prefix's last token
     ends     ids that end the draft and are not part of it
@@ -49,9 +49,9 @@ def left_to_right(
     try:
         while len(draft) < max_tokens:
             healing = first is not None and not draft
-            logits = (model.head(last)[0] + bonus).masked_fill(
-                banned if begun or healing else banned | blank, float("-inf")
-            )
+            next_ = Logits(last)
+            yield next_
+            logits = (next_.out[0] + bonus).masked_fill(banned if begun or healing else banned | blank, float("-inf"))
             if first is not None and healing:
                 keep = torch.full_like(logits, float("-inf"))
                 keep[list(first)] = logits[list(first)]
@@ -65,7 +65,9 @@ def left_to_right(
             draft.append(id_)
             begun = begun or not blank[id_]
             yield draft
-            last = model.encode(cache, [id_])[-1:]
+            step = Encode(cache, [id_])
+            yield step
+            last = step.out[-1:]
     finally:
         cache.crop(length)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -26,7 +27,9 @@ from .prefix import PrefixCache
 from .source import newline, unparsed
 from .strategy import Strategy
 from .syntax import Gate
+from .together import drive
 from .tokenizer import Tokenizer
+from .work import Work, run
 
 STARTER = Path(__file__).parent / "starter"
 PARSE_BUDGET_MS = 100.0
@@ -73,6 +76,22 @@ class InfillEngine:
 
     def fill(self, request: FillRequest, stop: Callable[[], bool]) -> Iterator[Draft | Outcome]:
         """See `contract.Engine`. Problems with the request are raised before the first draft."""
+        with closing(self._filling(request, stop)) as items:
+            for item in items:
+                if isinstance(item, Draft | Outcome):
+                    yield item
+                else:
+                    run(self.model, item)
+
+    def fill_many(
+        self, requests: Sequence[FillRequest], stops: Sequence[Callable[[], bool]]
+    ) -> Iterator[tuple[int, Draft | Outcome | FillError] | None]:
+        """See `contract.Together`."""
+        fills = [self._filling(*pair) for pair in zip(requests, stops, strict=True)]
+        return drive(self.model, fills)
+
+    def _filling(self, request: FillRequest, stop: Callable[[], bool]) -> Generator[Draft | Work | Outcome]:
+        """One fill from beginning to end, except for the model, whose work it yields for others to run."""
         clockwork = Clockwork(self.clock, self.clock(), stop, request.budget_ms)
         source = self._parse(request)
         hole = holes.locate(source, request)

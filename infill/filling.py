@@ -7,7 +7,7 @@ nothing here waits. At most one denoising step, one draft token or one encoder c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -26,6 +26,7 @@ from .prefix import PrefixCache
 from .sampler import Schedule, denoise
 from .strategy import Strategy
 from .tokenizer import Tokenizer
+from .work import Encode, Score, Step, Work
 
 CHUNK = 128
 """Prefix tokens encoded between two looks at `stop()`: about 10 ms of the starter on one core."""
@@ -109,16 +110,16 @@ class Filling:
         mask[sorted(ids)] = True
         return mask
 
-    def frames(self, cache: PrefixCache, warm: Warm | None) -> Iterator[Draft]:
-        """Encode, seed, denoise, judge, rank; yields a draft after every denoising step."""
+    def frames(self, cache: PrefixCache, warm: Warm | None) -> Iterator[Draft | Work]:
+        """Encode, seed, denoise, judge, rank; yields what is to be run, and a draft after every denoising step."""
         try:
             similar = self._similar()
-            last = self._encode(cache)
+            last = yield from self._encode(cache)
             row = self._warm_row(warm)
-            rows = [row] if row else self._seed(cache, last, similar)
+            rows = [row] if row else (yield from self._seed(cache, last, similar))
             if self.strategy.denoise:
                 yield from self._denoise(cache, rows)
-            self._rank(cache)
+            yield from self._rank(cache)
             self.stopped = self.stopped or "stable"
         except Interrupted:
             self._note("cancelled" if self.stopped == "cancelled" else "time is up")
@@ -159,7 +160,7 @@ class Filling:
             self.stopped = why
             raise Interrupted
 
-    def _encode(self, cache: PrefixCache) -> Tensor:
+    def _encode(self, cache: PrefixCache) -> Generator[Work, None, Tensor]:
         """Bring the cache to the prompt; returns the hidden state of its last token, [1, D]."""
         ids = self.prompt.ids
         # The last token is always encoded again: a draft needs its hidden state, which the cache does not keep.
@@ -168,7 +169,9 @@ class Filling:
         last = torch.empty(0)
         for at in range(self.reused, len(ids), CHUNK):
             self._look()
-            last = self.model.encode(cache, ids[at : at + CHUNK])[-1:]
+            chunk = Encode(cache, ids[at : at + CHUNK])
+            yield chunk
+            last = chunk.out[-1:]
         self._note(f"prefix: {len(ids)} tokens, {self.reused} of them known from before")
         return last
 
@@ -203,12 +206,12 @@ class Filling:
             self.judge.offer(ids, float("-inf"), "similar line")
         return found
 
-    def _seed(self, cache: PrefixCache, last: Tensor, similar: Sequence[list[int]]) -> list[Row]:
+    def _seed(self, cache: PrefixCache, last: Tensor, similar: Sequence[list[int]]) -> Generator[Work, None, list[Row]]:
         """Rows to denoise: drafts, similar lines, then noise of likely lengths; no doubles."""
         overlap, strategy = self.prompt.overlap, self.strategy
         seeds: list[tuple[str, list[int]]] = []
         for n in range(strategy.drafts):
-            draft = self._draft(cache, last, temperature=0.8 if n else 0.0)
+            draft = yield from self._draft(cache, last, temperature=0.8 if n else 0.0)
             seeds += [("draft", draft), ("draft's first line", self._first_line(draft))]
         seeds += [("similar line", ids) for ids in similar]
         sizes = [len(overlap) + getattr(self.hole.lengths, quantile) for quantile in strategy.lengths]
@@ -231,11 +234,10 @@ class Filling:
         self.judge.offer(line, float("-inf"), "draft")
         return line
 
-    def _draft(self, cache: PrefixCache, last: Tensor, *, temperature: float) -> list[int]:
+    def _draft(self, cache: PrefixCache, last: Tensor, *, temperature: float) -> Generator[Work, None, list[int]]:
         most = round(self.hole.lengths.p90 / self.bytes_per_token)
         limit = min(max(self.strategy.shortest, most), self.strategy.longest)
         words = left_to_right(
-            self.model,
             cache,
             last,
             ends=self.ends,
@@ -250,6 +252,9 @@ class Filling:
         draft: list[int] = []
         try:
             for ids in words:
+                if isinstance(ids, Work):
+                    yield ids
+                    continue
                 draft = list(ids)
                 self._look()
         finally:
@@ -260,7 +265,7 @@ class Filling:
 
     # -- denoising and repair --------------------------------------------------------------------------------
 
-    def _denoise(self, cache: PrefixCache, rows: list[Row]) -> Iterator[Draft]:
+    def _denoise(self, cache: PrefixCache, rows: list[Row]) -> Iterator[Draft | Work]:
         schedule = self.strategy.schedule
         if self.request.max_steps is not None:
             schedule = replace(schedule, max_steps=self.request.max_steps)
@@ -286,20 +291,23 @@ class Filling:
         schedule: Schedule,
         head: Sequence[int] = (),
         rest: Sequence[int] = (),
-    ) -> Iterator[Draft]:
+    ) -> Iterator[Draft | Work]:
         """Denoise rows until they are done; `head` and `rest` are the fill's ids on either side of this canvas."""
         before = [row.hole for row in rows]
         most = self.steps + schedule.max_steps
-        for _ in denoise(
-            self.model,
+        for step in denoise(
             cache,
             rows,
             schedule,
+            device=self.model.device,
             noise=self.noise,
             banned=self.banned,
             delete=self.delete,
             generator=self.generator,
         ):
+            if isinstance(step, Step):
+                yield step
+                continue
             self.steps += 1
             for row in rows:
                 ids = [*head, *row.draft, *rest]
@@ -311,7 +319,7 @@ class Filling:
         if rows and not all(row.done for row in rows):
             self.stopped = "steps"
 
-    def _denoise_long(self, cache: PrefixCache, row: Row, schedule: Schedule) -> Iterator[Draft]:
+    def _denoise_long(self, cache: PrefixCache, row: Row, schedule: Schedule) -> Iterator[Draft | Work]:
         """A hole wider than a canvas: canvas after canvas from left to right, each clamped to what follows in the seed.
 
         What is settled goes into the prefix; the last `overlap` slots of a canvas are denoised again at the head of
@@ -331,7 +339,7 @@ class Filling:
                 seed = [] if last else [*canvas.draft[len(keep) :], *rest]
                 settled += keep
                 if not last:
-                    self.model.encode(cache, keep)
+                    yield Encode(cache, keep)
                     self._look()
         finally:
             cache.crop(length)
@@ -382,7 +390,7 @@ class Filling:
 
     # -- ranking ---------------------------------------------------------------------------------------------
 
-    def _rank(self, cache: PrefixCache) -> None:
+    def _rank(self, cache: PrefixCache) -> Iterator[Work]:
         """Score what passed by the causal likelihood of the fill and of what must come after it, mean per token.
 
         The canvas's own confidence cannot do this alone: the clamped suffix leaks into it.
@@ -402,7 +410,9 @@ class Filling:
         scores: list[float] = []
         for rows in batches:
             self._look()
-            scores += [float(score.mean()) for score in self.model.score(cache, rows)]
+            work = Score(cache, rows)
+            yield work
+            scores += [float(score.mean()) for score in work.out]
         self.judge.rescore({c.text: score for c, score in zip(finalists, scores, strict=True)})
         self._note(f"{len(finalists)} fills passed the gate and were ranked")
 

@@ -19,7 +19,7 @@ from stopgap.kernels.norm import rms_norm
 
 from .layers import Weights, block, each_tensor, self_condition
 from .model_config import ModelConfig, ModelError, expected_shapes
-from .prefix import PrefixCache, Window
+from .prefix import Joined, PrefixCache, Window, join
 
 __all__ = ["Denoised", "Model", "ModelConfig", "ModelError", "PrefixCache"]
 
@@ -96,6 +96,16 @@ class Model:
         return hidden[-1] if len(hidden) == 2 else torch.cat(hidden)
 
     @torch.inference_mode()
+    def encode_many(self, parts: Sequence[tuple[PrefixCache, Sequence[int]]]) -> list[Tensor]:
+        """`encode` for several caches in one pass, which should hold few tokens in all; each gets its own [n, D]."""
+        window = join([cache.append_window(len(ids)) for cache, ids in parts])
+        tokens = torch.tensor([token for _, ids in parts for token in ids], device=self.device)
+        hidden = self._forward(self._embed(tokens), window, decoder=False)
+        for cache, ids in parts:
+            cache.ids.extend(ids)
+        return list(torch.split(hidden, [len(ids) for _, ids in parts]))
+
+    @torch.inference_mode()
     def head(self, hidden: Tensor) -> Tensor:
         """Hidden states [n, D] to soft-capped logits [n, V], fp32."""
         cap = self.config.softcap
@@ -104,7 +114,7 @@ class Model:
     @torch.inference_mode()
     def denoise(
         self,
-        cache: PrefixCache,
+        cache: PrefixCache | Joined,
         canvas: Tensor,
         free: Tensor,
         *,

@@ -59,10 +59,29 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class Spans:
+    """One layer's place in the windows of several prefixes: the tokens of one after those of the other.
+
+    Every prefix is attended to by a product of its own. One product with a mask over all of them costs the square:
+    16 rows of 48 slots behind 224 tokens took the starter 142 ms a step in one product, four times 21 in four.
+    """
+
+    parts: tuple[Span, ...]
+    counts: list[int]
+    """Tokens of each part."""
+    tables: Tables
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See `layers.Attend`."""
+        cuts = (torch.split(tensor, self.counts) for tensor in (q, k, v))
+        return torch.cat([part.attend(*own) for part, *own in zip(self.parts, *cuts, strict=True)])
+
+
+@dataclass(frozen=True, slots=True)
 class Window:
     """T new tokens behind the prefix, rows one after the other without padding; one span per layer."""
 
-    spans: tuple[Span, ...]
+    spans: tuple[Span | Spans, ...]
     keep: Tensor | None
     """Flat indices of the T tokens in the padded [B, C] canvas; None if that has no padding."""
 
@@ -202,6 +221,44 @@ class PrefixCache:
             return cos[first : first + len(positions)], sin[first : first + len(positions)]
         index = positions.to(cos.device)
         return cos[index], sin[index]
+
+
+class Joined:
+    """Several prefixes whose canvas rows are denoised in one pass: `rows[i]` rows of the canvas belong to prefix i."""
+
+    def __init__(self, caches: Sequence[PrefixCache], rows: Sequence[int]) -> None:
+        self._caches, self._rows = caches, rows
+
+    def canvas_window(self, lengths: Sequence[int], width: int) -> Window:
+        """As `PrefixCache.canvas_window`."""
+        left, windows = list(lengths), []
+        for cache, rows in zip(self._caches, self._rows, strict=True):
+            windows.append(cache.canvas_window(left[:rows], width))
+            del left[:rows]
+        return join(windows, self._rows, width)
+
+
+def join(windows: Sequence[Window], rows: Sequence[int] = (), width: int = 0) -> Window:
+    """One window over the tokens of all; `rows` of `width` slots each are those of padded canvases."""
+    counts = [len(window.spans[0].tables[0]) for window in windows]
+    tables: dict[tuple[int, ...], Tables] = {}
+    spans = []
+    for parts in zip(*(window.spans for window in windows), strict=True):
+        kind = tuple(id(part.tables) for part in parts)
+        if kind not in tables:  # layers of a kind share theirs
+            cos, sin = zip(*(part.tables for part in parts), strict=True)
+            tables[kind] = torch.cat(cos), torch.cat(sin)
+        spans.append(Spans(parts, counts, tables[kind]))
+    keep = None
+    if any(window.keep is not None for window in windows):
+        device = tables[kind][0].device
+        places, at = [], 0
+        for window, count, number in zip(windows, counts, rows, strict=True):
+            own = torch.arange(count, device=device) if window.keep is None else window.keep
+            places.append(own + at)
+            at += number * width
+        keep = torch.cat(places)
+    return Window(tuple(spans), keep)
 
 
 def _visible(

@@ -1,7 +1,7 @@
 """The denoising loop: uniform-state diffusion on the hole slots, everything else clamped.
 
-Knows ids and probabilities only: no text, no syntax, no deadline. It yields after every step, so that the
-caller may look at the drafts, stop, or go on; nothing runs between two steps.
+Knows ids and probabilities only: no text, no syntax, no deadline. It yields every step it wants of the model, and
+again when that step is taken in, so that the caller may look at the drafts, stop, or go on.
 
 Follows the sampler of DiffusionGemma (transformers, `generation_diffusion_gemma.py`): tempered sampling,
 entropy-bound acceptance (arXiv 2505.24857), renoising of what was not accepted, self-conditioning, stable-and-
@@ -12,36 +12,15 @@ cap (a smaller cap must not mean a colder schedule), and slots the model deletes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from .canvas import Row, batch, close_up
-from .model import Denoised
 from .prefix import PrefixCache
-
-
-class Denoiser(Protocol):
-    """What the sampler needs of a model; `model.Model`, the transformers reference and test fakes all fit."""
-
-    device: torch.device
-
-    def denoise(
-        self,
-        cache: PrefixCache,
-        canvas: Tensor,
-        free: Tensor,
-        *,
-        lengths: Sequence[int] | None,
-        conditioning: Tensor | None,
-        temperature: float,
-        banned: Tensor | None,
-        allowed: Mapping[int, Tensor] | None,
-        gumbel: Tensor | torch.Generator | None,
-    ) -> Denoised: ...
+from .work import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,60 +69,55 @@ def accept(entropy: Sequence[float], free: Sequence[bool], bound: float) -> list
 
 
 def denoise(
-    model: Denoiser,
     cache: PrefixCache,
     rows: Sequence[Row],
     schedule: Schedule,
     *,
+    device: torch.device,
     noise: Callable[[], int],
     banned: Tensor | None = None,
     delete: int | None = None,
     generator: torch.Generator | None = None,
-) -> Iterator[int]:
-    """Denoise `rows` in place, one step per iteration; yields the step's number, from 1.
+) -> Iterator[Step | int]:
+    """Denoise `rows` in place: yields each step for the caller to run, then, when it is taken in, its number from 1.
 
     `banned` [V] bool: ids no slot may take. `delete`: the id whose slots are closed up, None if the model has none.
     Ends when every row is done or after `schedule.max_steps`. A row without free slots is done at once.
     """
-    for step in range(1, schedule.max_steps + 1):
+    for number in range(1, schedule.max_steps + 1):
         for row in rows:
             row.done = row.done or not any(row.free)
         live = [row for row in rows if not row.done]
         if not live:
             return
-        _step(model, cache, live, schedule, step, noise, banned, delete, generator)
+        step = _step(cache, live, device, schedule.temperature(number), banned, generator)
         yield step
+        _take(live, step, schedule, number, noise, delete)
+        yield number
 
 
 def _step(
-    model: Denoiser,
     cache: PrefixCache,
     rows: Sequence[Row],
-    schedule: Schedule,
-    step: int,
-    noise: Callable[[], int],
+    device: torch.device,
+    temperature: float,
     banned: Tensor | None,
-    delete: int | None,
     generator: torch.Generator | None,
-) -> None:
-    canvas = batch(rows, model.device)
+) -> Step:
     allowed: dict[int, Tensor] = {}
     offset = 0
     for row in rows:
         if row.first is not None and row.free[0]:
-            allowed[offset] = torch.tensor(row.first, device=model.device)
+            allowed[offset] = torch.tensor(row.first, device=device)
         offset += sum(row.free)
-    out = model.denoise(
-        cache,
-        canvas.ids,
-        canvas.free,
-        lengths=canvas.lengths,
-        conditioning=canvas.conditioning,
-        temperature=schedule.temperature(step),
-        banned=banned,
-        allowed=allowed or None,
-        gumbel=generator,
-    )
+    return Step(cache, batch(rows, device), temperature, banned, allowed or None, generator)
+
+
+def _take(
+    rows: Sequence[Row], step: Step, schedule: Schedule, number: int, noise: Callable[[], int], delete: int | None
+) -> None:
+    """What came out of a step goes into its rows."""
+    out, canvas = step.out, step.canvas
     argmax, sample = out.argmax.tolist(), out.sample.tolist()
     entropy, logprob = out.entropy.tolist(), out.logprob.tolist()
     offset = 0
@@ -165,7 +139,7 @@ def _step(
         row.done = (stable and mean < schedule.calm) or row.unchanged >= schedule.patience
         taken = accept(row.entropy, row.free, schedule.bound)
         row.hole = [id_ if yes else noise() for id_, yes in zip(chosen, taken, strict=True)]
-        if delete is not None and (step >= schedule.settle or row.done):
+        if delete is not None and (number >= schedule.settle or row.done):
             gone = [s for s, id_ in enumerate(row.draft) if id_ == delete and (taken[s] or row.done)]
             if gone:
                 close_up(row, gone)

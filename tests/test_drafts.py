@@ -4,6 +4,7 @@ import pytest
 import torch
 from scripted import END, ScriptedModel
 
+from stopgap.infill import work
 from stopgap.infill.drafts import left_to_right, similar_lines
 
 
@@ -29,8 +30,11 @@ def draft(model: ScriptedModel, most: int = 12) -> list[int]:
     last = model.encode(cache, [1, 2, 3])[-1:]
     nothing = torch.zeros(model.vocabulary, dtype=torch.bool)
     ids: list[int] = []
-    for ids in left_to_right(model, cache, last, ends={END}, banned=nothing, blank=nothing, max_tokens=most):  # type: ignore[arg-type]  # noqa: B007
-        pass
+    for item in left_to_right(cache, last, ends={END}, banned=nothing, blank=nothing, max_tokens=most):  # type: ignore[arg-type]
+        if isinstance(item, list):
+            ids = item
+        else:
+            work.run(model, item)  # type: ignore[arg-type]
     assert len(cache) == 3, "the cache is cropped back to the prefix"
     return ids
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from scripted import DELETE, ScriptedModel
 
+from stopgap.infill import work
 from stopgap.infill.canvas import NOISE, Row, close_up, new_row, renoise, slots_in, uniform_noise
 from stopgap.infill.sampler import Schedule, accept, denoise
 
@@ -17,10 +18,18 @@ def run(model: ScriptedModel, rows: list[Row], schedule: Schedule | None = None,
     """Denoise to the end; the number of steps."""
     noise = uniform_noise(model.vocabulary, 1)
     steps = 0
-    for steps in denoise(  # noqa: B007
-        model, model.new_cache(8), rows, schedule or Schedule(), noise=noise, delete=delete
+    for item in denoise(
+        model.new_cache(8),  # type: ignore[arg-type]
+        rows,
+        schedule or Schedule(),
+        device=model.device,
+        noise=noise,
+        delete=delete,
     ):
-        pass
+        if isinstance(item, int):
+            steps = item
+        else:
+            work.run(model, item)  # type: ignore[arg-type]
     return steps
 
 
