@@ -34,6 +34,8 @@ from .work import Work, run
 STARTER = Path(__file__).parent / "starter"
 PARSE_BUDGET_MS = 100.0
 """Longest single parse: a megabyte takes about that long. What takes longer is refused, with that reason."""
+GATE_MS = 15.0
+"""How long after the deadline a draft may still be before the gate: about one denoising step of the starter."""
 
 
 @dataclass(slots=True)
@@ -97,7 +99,14 @@ class InfillEngine:
         hole = holes.locate(source, request)
         bytes_per_token = self.tokenizer.bytes_per_token(source.text[: hole.start])
         prompt = self._prompt(source, hole, request, bytes_per_token)
-        gate = Gate(source, hole, clock=self.clock, budget_ms=PARSE_BUDGET_MS, allow_unchecked=request.allow_unchecked)
+        gate = Gate(
+            source,
+            hole,
+            clock=self.clock,
+            budget_ms=PARSE_BUDGET_MS,
+            allow_unchecked=request.allow_unchecked,
+            look=lambda: clockwork.look(GATE_MS),
+        )
         judge = Judge(self.tokenizer, gate, hole, prompt.overlap, crlf=newline(source.text) == b"\r\n")
         document = self._document(request.document, len(prompt.ids))
         document.source = source

@@ -44,8 +44,14 @@ class Warm:
     conditioning: Tensor | None
 
 
+Why = Literal["", "cancelled", "budget"]
+
+
 class Interrupted(Exception):
-    """Raised when `stop()` or the deadline says so; never leaves this module."""
+    """Raised when `stop()` or the deadline says so; never leaves `Filling`."""
+
+    def __init__(self, why: Why) -> None:
+        self.why: Why = why
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +67,12 @@ class Clockwork:
     def ms(self) -> float:
         return (self.clock() - self.started) * 1000
 
-    def look(self) -> Literal["", "cancelled", "budget"]:
+    def look(self, late_ms: float = 0.0) -> None:
+        """Raise `Interrupted` where nobody wants the answer any more, or `late_ms` after the deadline."""
         if self.stop():
-            return "cancelled"
-        return "budget" if self.budget_ms is not None and self.ms >= self.budget_ms else ""
+            raise Interrupted("cancelled")
+        if self.budget_ms is not None and self.ms >= self.budget_ms + late_ms:
+            raise Interrupted("budget")
 
 
 class Filling:
@@ -121,7 +129,8 @@ class Filling:
                 yield from self._denoise(cache, rows)
             yield from self._rank(cache)
             self.stopped = self.stopped or "stable"
-        except Interrupted:
+        except Interrupted as interrupted:
+            self.stopped = interrupted.why
             self._note("cancelled" if self.stopped == "cancelled" else "time is up")
 
     def outcome(self, model_name: str) -> Outcome:
@@ -155,11 +164,6 @@ class Filling:
     def _note(self, what: str) -> None:
         self.events.append(Event(self.clockwork.ms, what))
 
-    def _look(self) -> None:
-        if why := self.clockwork.look():
-            self.stopped = why
-            raise Interrupted
-
     def _encode(self, cache: PrefixCache) -> Generator[Work, None, Tensor]:
         """Bring the cache to the prompt; returns the hidden state of its last token, [1, D]."""
         ids = self.prompt.ids
@@ -168,7 +172,7 @@ class Filling:
         cache.crop(self.reused)
         last = torch.empty(0)
         for at in range(self.reused, len(ids), CHUNK):
-            self._look()
+            self.clockwork.look()
             chunk = Encode(cache, ids[at : at + CHUNK])
             yield chunk
             last = chunk.out[-1:]
@@ -256,7 +260,7 @@ class Filling:
                     yield ids
                     continue
                 draft = list(ids)
-                self._look()
+                self.clockwork.look()
         finally:
             words.close()
         if len(draft) < limit:  # it ended by itself; one that was cut short would be offered in mid-word
@@ -315,7 +319,7 @@ class Filling:
                     self._remember(candidate, row)
             yield self._frame(rows, before, most, head, rest)
             before = [row.draft for row in rows]
-            self._look()
+            self.clockwork.look()
         if rows and not all(row.done for row in rows):
             self.stopped = "steps"
 
@@ -340,7 +344,7 @@ class Filling:
                 settled += keep
                 if not last:
                     yield Encode(cache, keep)
-                    self._look()
+                    self.clockwork.look()
         finally:
             cache.crop(length)
 
@@ -409,7 +413,7 @@ class Filling:
             batches[-1].append(row)
         scores: list[float] = []
         for rows in batches:
-            self._look()
+            self.clockwork.look()
             work = Score(cache, rows)
             yield work
             scores += [float(score.mean()) for score in work.out]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tree_sitter import Node, Tree
@@ -59,11 +59,17 @@ class Ground:
     """One source with one hole, parsed anew for every fill (incrementally, from the source's tree)."""
 
     def __init__(
-        self, source: Source, hole: Hole, *, clock: Clock | None = None, budget_ms: float | None = None
+        self,
+        source: Source,
+        hole: Hole,
+        *,
+        clock: Clock | None = None,
+        budget_ms: float | None = None,
+        look: Callable[[], None] = lambda: None,
     ) -> None:
-        """`source` has a tree; `budget_ms` bounds each single parse."""
+        """`source` has a tree; `budget_ms` bounds each single parse; `look` is called before each and may raise."""
         self.source, self.hole = source, hole
-        self._clock, self._budget_ms = clock, budget_ms
+        self._clock, self._budget_ms, self._look = clock, budget_ms, look
         self._python = source.language.name == "python"
         self._base = source, hole.end
         """A source to parse from, and where in it the hole ends."""
@@ -98,7 +104,7 @@ class Ground:
             tree = self._parse(self.source.text, (low, high), None)
             if tree is not None:
                 part = replace(self.source, tree=tree, window=(low, high))
-                ground = Ground(part, self.hole, clock=self._clock, budget_ms=self._budget_ms)
+                ground = Ground(part, self.hole, clock=self._clock, budget_ms=self._budget_ms, look=self._look)
                 if not ground.limit.count:
                     return ground
         return None
@@ -209,6 +215,7 @@ class Ground:
         return text, tree
 
     def _parse(self, text: bytes, window: tuple[int, int], old: Tree | None) -> Tree | None:
+        self._look()
         return grow(text, self.source.language, window, old=old, budget_ms=self._budget_ms, clock=self._clock)
 
     def _new_flaws(self, tree: Tree, fill: bytes, complete: bool) -> Verdict | None:

@@ -8,6 +8,8 @@ tokens and no model; its time budget is measured on the clock it is given.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import cached_property
 
 from .ground import Ground, Verdict
 from .holes import Hole
@@ -17,7 +19,11 @@ __all__ = ["Gate", "Verdict"]
 
 
 class Gate:
-    """Judges fills for one hole of one source; what the file was like before is found out once."""
+    """Judges fills for one hole of one source; what the file was like before is found out once, at the first of them.
+
+    In a large file that takes tens of milliseconds, so `look` is called before every parse: it may raise, and the
+    next check begins anew.
+    """
 
     def __init__(
         self,
@@ -27,6 +33,7 @@ class Gate:
         clock: Clock | None = None,
         budget_ms: float | None = None,
         allow_unchecked: bool = False,
+        look: Callable[[], None] = lambda: None,
     ) -> None:
         """`budget_ms` bounds each single parse, on `clock`; over it the verdict is no.
 
@@ -35,12 +42,14 @@ class Gate:
         self.source, self.hole = source, hole
         self.checked = source.tree is not None
         self._allowed = allow_unchecked
+        self._clock, self._budget_ms, self._look = clock, budget_ms, look
         self._known: dict[tuple[bytes, bool], Verdict] = {}
-        self._grounds: list[Ground] = []
-        if self.checked:
-            whole = Ground(source, hole, clock=clock, budget_ms=budget_ms)
-            near = whole.sound_part() if whole.limit.count else None
-            self._grounds = [whole, near] if near is not None else [whole]
+
+    @cached_property
+    def _grounds(self) -> list[Ground]:
+        whole = Ground(self.source, self.hole, clock=self._clock, budget_ms=self._budget_ms, look=self._look)
+        near = whole.sound_part() if whole.limit.count else None
+        return [whole, near] if near is not None else [whole]
 
     def check(self, fill: bytes, *, complete: bool = True) -> Verdict:
         """The verdict on a fill as it would go into the file (`Hole.wrap` applied).

@@ -309,3 +309,14 @@ def test_a_told_length_counts_the_healed_word(tmp_path: Path) -> None:
     marked = FIND.replace("return ‸", "retu‸")
     bench.engine = told_length(bench.engine, marked.encode(), marked.encode().index("‸".encode()), "rn item")
     assert bench.fill(marked).fills[0].text == "rn item"
+
+
+def test_a_request_is_cancelled_even_while_the_gate_finds_out_what_the_file_was_like(tmp_path: Path) -> None:
+    """Where a block's opener was cut out, that takes a dozen parses: a tenth of a second in a large file."""
+    broken = (
+        "def a():\n    y = 1\n    return y\n\n\ndef b():\n    ‸\n        y = 1\n    except ValueError:\n        pass\n"
+    )
+    asked: list[bool] = []
+    bench = Bench(tmp_path, "try:")
+    outcome = bench.fill(broken, stop=lambda: asked.append(True) or len(asked) > 3)
+    assert (outcome.stopped, len(asked), bench.model.encoded) == ("cancelled", 4, 0)
