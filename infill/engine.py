@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +17,15 @@ from typing import Literal
 
 import torch
 
-from . import context, holes, languages
+from stopgap.kernels.path import PathError, chosen
+
+from . import context, devices, holes, languages
 from .contract import Draft, EngineInfo, FillError, FillRequest, Outcome
 from .families import Prompt, family
 from .filling import Clockwork, Filling, Warm
 from .judge import Judge
 from .model import Model
+from .planner import Plan, Storage, plan, weight_bytes
 from .prefix import PrefixCache
 from .source import newline, unparsed
 from .strategy import Strategy
@@ -60,15 +63,13 @@ class InfillEngine:
         clock: Callable[[], float],
         strategy: Strategy | None = None,
         cache_budget: int = 256 << 20,
+        notice: str = "",
     ) -> None:
-        """`card` is stopgap.json; `cache_budget` bounds all prefix caches together, in bytes."""
+        """`card` is stopgap.json; `cache_budget` bounds all prefix caches, in bytes; `notice` is for `info`."""
         self.model, self.tokenizer, self.card, self.clock = model, tokenizer, card, clock
-        canvas = card.get("canvas_length")
-        self.strategy = strategy or Strategy()
-        if isinstance(canvas, int):
-            self.strategy = self.strategy.fitted(canvas)
-        self.cache_budget = cache_budget
         self.family = family(card.get("family"), tokenizer)
+        self.strategy = _fitted(strategy or self.family.strategy, card)
+        self.cache_budget, self.notice = cache_budget, notice
         self.name = str(card["name"])
         # Beyond the length it was trained at a small model falls apart; the hole needs room too.
         trained = card.get("context_length")
@@ -191,6 +192,7 @@ class InfillEngine:
             cache_bytes=self._cache_bytes(),
             instructions=self.family.instructions,
             languages=tuple(self.card.get("languages", ())),  # type: ignore[arg-type]
+            notice=self.notice,
         )
 
     def drop_caches(self) -> None:
@@ -242,7 +244,7 @@ def load_engine(
 ) -> InfillEngine:
     """The engine for `model`: "starter" or a model folder.
 
-    `device` is "auto" (a CUDA device if there is one), "cpu" or a torch device. `engine="transformers"` runs the same
+    `device` is "auto" (a GPU if there is one), "cpu", "cuda", "cuda:N" or "mps". `engine="transformers"` runs the same
     fills over the reference implementation, for comparison. Raises FillError, with the remedy, before anything is half
     loaded.
     """
@@ -256,16 +258,60 @@ def load_engine(
     except (FileNotFoundError, ValueError) as error:
         raise FillError(f"{folder / 'stopgap.json'} cannot be read: {error}") from None
     card.setdefault("name", folder.name)
+    where = devices.resolve(device)
+    strategy = _fitted(strategy or family(card.get("family"), tokenizer).strategy, card)
+    notice = ""
+    if engine == "stopgap":
+        planned = _plan(folder, where, strategy, cache_budget)
+        if notice := planned.notice:
+            progress(notice, 0.05)
+        strategy = replace(strategy, context=planned.context)
     progress("weights", 0.1)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     if engine == "transformers":
         from .reference import load_reference
 
-        loaded: Model = load_reference(folder, device=device, threads=threads)
+        loaded: Model = load_reference(folder, device=where, threads=threads)
     else:
         from .weights import load_model
 
-        loaded = load_model(folder, device=device, threads=threads)
+        loaded = load_model(folder, device=where, threads=threads)
     progress("ready", 1.0)
-    return InfillEngine(loaded, tokenizer, card, clock=clock, strategy=strategy, cache_budget=cache_budget)
+    return InfillEngine(
+        loaded, tokenizer, card, clock=clock, strategy=strategy, cache_budget=cache_budget, notice=notice
+    )
+
+
+def _fitted(strategy: Strategy, card: Mapping[str, object]) -> Strategy:
+    """Canvases no wider than the model's own."""
+    canvas = card.get("canvas_length")
+    return strategy.fitted(canvas) if isinstance(canvas, int) else strategy
+
+
+def _plan(folder: Path, device: torch.device, strategy: Strategy, cache_budget: int) -> Plan:
+    """What the model will need, before anything is loaded. Raises `ModelError` if there is not that much."""
+    from .packed import is_packed
+    from .weights import read_config
+
+    config = read_config(folder)
+    try:
+        fused = chosen(device) == "triton"
+    except PathError as error:
+        raise FillError(str(error)) from None
+    if is_packed(folder):
+        weights = sum(path.stat().st_size for path in folder.iterdir() if path.suffix != ".json")
+    elif device.type == "cpu":
+        # The least that `weights` may make of a checkpoint; it knows better and checks again.
+        experts = "fp32" if config.num_experts > 1 else "int8"
+        weights = weight_bytes(config, Storage(experts, "int8", "int8+bf16", "fp32"))
+    else:
+        weights = weight_bytes(config, Storage.of(16))
+    return plan(
+        config,
+        weights,
+        strategy,
+        free=devices.free_memory(device),
+        device=device.type,
+        itemsize=4 if device.type == "cpu" else 2,
+        cache_budget=cache_budget,
+        fused=fused,
+    )

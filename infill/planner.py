@@ -109,8 +109,10 @@ def weight_bytes(config: ModelConfig, storage: Storage) -> int:
     layers = len(config.layers)
     vectors = config.hidden_size * (5 * layers + 1)
     vectors += sum((shape.groups + 1) * shape.kv_heads * shape.head_dim for shape in config.layers)
+    shared = storage.dense if parts.experts else storage.experts  # a single expert shares its matrices with the MLP
     return (
-        _bytes([*parts.attention, *parts.mlp, *parts.conditioning], storage.dense)
+        _bytes([*parts.attention, *parts.conditioning], storage.dense)
+        + _bytes(parts.mlp, shared)
         + _bytes(parts.experts, storage.experts) * config.num_experts * layers
         + _bytes(parts.routers, storage.vectors)
         + matrix_bytes(*parts.embedding, storage.embedding)
@@ -244,7 +246,7 @@ def step_ms(config: ModelConfig, storage: Storage, speed: Speed, *, slots: int =
     work = [
         (_size(parts.attention) * 2 * slots, _bytes(parts.attention, storage.dense)),
         (products, keys),
-        (_size(parts.mlp) * 2 * slots, _bytes(parts.mlp, storage.dense)),
+        (_size(parts.mlp) * 2 * slots, _bytes(parts.mlp, storage.dense if parts.experts else storage.experts)),
         (_size(parts.routers) * 2 * slots, _bytes(parts.routers, storage.vectors)),
         (2 * _padded_rows(config, slots) * one_expert * layers, hit * _bytes(parts.experts, storage.experts) * layers),
         (2 * slots * math.prod(parts.embedding), embedding),  # the head
