@@ -3,8 +3,9 @@
 Knows nothing of sockets and frames on their way. The event loop calls the public methods; results leave
 through `emit`, which is called on the worker thread. This is the only file of the daemon that touches torch.
 
-A request is a generator that runs one denoising step per `next`. Several may be alive: a keystroke suspends a
-rewrite simply by not asking for its next step. A request that was cancelled is dropped after the step under way.
+A run is a generator that takes one denoising step per `next`, for one request or for a batch of them. Several may be
+alive: a keystroke suspends a rewrite simply by not asking for its next step. A request that was cancelled is dropped
+after the step under way; the others of its batch go on.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from .timeline import Trace
 log = logging.getLogger("stopgap.worker")
 
 _HEADROOM_CHECK_S = 5.0
+_TOGETHER = 4
+"""Most requests of a batch: each makes the others later, and four already share most of what can be shared."""
 _TELLING = 1000
 """Characters of an engine's message that are passed on."""
 
@@ -56,15 +59,21 @@ Emit = Callable[[Job[Task], Item], None]
 """Takes what happened to a job; called on the worker thread, in order."""
 
 
-@dataclass(slots=True)
-class _Run:
-    """A started request: its generator and what it has cost."""
+Said = tuple[int, contract.Draft | contract.Outcome | contract.FillError]
+"""The number of a run's job, and what the engine has to say of it."""
 
-    job: Job[Task]
-    steps: Iterator[contract.Draft | contract.Outcome]
-    queued_ms: float
-    count: int = 0
-    retried: bool = False
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """A started request, or a batch: the generator, and what each has cost."""
+
+    jobs: list[Job[Task]]
+    steps: Iterator[Said | None]
+    queued_ms: list[float]
+    counts: list[int]
+    """Steps so far, per job."""
+    alone: bool = False
+    """Whether it is the second try of one request."""
 
 
 class Worker:
@@ -194,11 +203,15 @@ class Worker:
                     return self._free
                 if self._engine is None and not self.paused and (self._wanted or len(self._scheduler)):
                     return self._load
-                job = None if self.paused else self._scheduler.next()
-                if job is not None:
-                    return lambda: self._advance(job)
-                if any(run.job.ended for run in self._runs.values()):
+                jobs = [] if self.paused else self._scheduler.next(self._clock())
+                if jobs:
+                    return lambda: self._advance(jobs)
+                if any(job.ended for job in self._runs):
                     return lambda: None  # only sweep
+                ready = None if self.paused else self._scheduler.next_at()
+                if ready is not None:
+                    self._wake.wait(max(0.001, ready - self._clock()))
+                    continue
                 patience = self._patience()
                 if not self._wake.wait(patience) and patience is not None:
                     return self._housekeeping
@@ -234,53 +247,72 @@ class Worker:
         free = self._free_device_bytes() if self._config.headroom_mb else None
         return free is not None and free < self._config.headroom_mb << 20
 
-    def _advance(self, job: Job[Task]) -> None:
-        """One denoising step of one request, and what follows from it."""
-        run = self._runs.get(job) or self._begin(job)
+    def _advance(self, jobs: list[Job[Task]]) -> None:
+        """One denoising step of one request or of a batch, and what follows from it."""
+        run = self._runs.get(jobs[0]) or self._begin(jobs)
         if self._on_device is not run:
-            if run.count:
-                self._emit(job, Note(f"goes on after {run.count} steps"))
-            if self._on_device is not None and self._on_device.job.ended is None:
-                self._emit(self._on_device.job, Note("suspended for a keystroke"))
+            for job, count in zip(run.jobs, run.counts, strict=True):
+                if count and job.ended is None:
+                    self._emit(job, Note(f"goes on after {count} steps"))
+            for job in self._on_device.jobs if self._on_device is not None else ():
+                if job in self._runs and job.ended is None:
+                    self._emit(job, Note("suspended for a keystroke"))
             self._on_device = run
         started = self._clock()
         try:
-            item = next(run.steps)
-            run.count += 1
+            said = next(run.steps)
+            if said is not None:
+                self._hear(run, *said)
         except Exception as error:
             self._failed(run, error)
-        else:
-            self._yielded(run, item)
         finally:
             self._last_used = self._clock()
             with self._wake:
-                self._scheduler.charge(job, self._last_used - started)
-            if job not in self._runs:
+                self._scheduler.charge(jobs[0], self._last_used - started)
+            if any(job not in self._runs for job in jobs):
                 self._look()
 
-    def _begin(self, job: Job[Task]) -> _Run:
-        queued_ms = (self._clock() - job.arrived) * 1000
-        self._emit(job, Note("started"))
-        run = _Run(job, self._steps(job, job.work.request), queued_ms)
-        self._runs[job] = run
+    def _begin(self, jobs: list[Job[Task]]) -> _Run:
+        others = len(jobs) - 1
+        batched = f", batched with {others} other{'s' if others > 1 else ''}" if others else ""
+        for job in jobs:
+            self._emit(job, Note(f"started{batched}"))
+        now = self._clock()
+        steps = self._steps(jobs[0]) if len(jobs) == 1 else self._steps_of_many(jobs)
+        run = _Run(jobs, steps, [(now - job.arrived) * 1000 for job in jobs], [0] * len(jobs))
+        self._runs.update(dict.fromkeys(jobs, run))
         self._caches_dropped = False
         return run
 
-    def _steps(self, job: Job[Task], request: wire.Fill) -> Iterator[contract.Draft | contract.Outcome]:
+    def _steps(self, job: Job[Task], candidates: int | None = None) -> Iterator[Said]:
         # A generator of its own, so that what `Engine.fill` raises comes out of `next` like everything else.
         assert self._engine is not None
-        budget = request.budget_ms
+        asked, stop = self._asked(job)
+        if candidates is not None:
+            asked = replace(asked, candidates=candidates)
+        for item in self._engine.fill(asked, stop):
+            yield 0, item
+
+    def _steps_of_many(self, jobs: list[Job[Task]]) -> Iterator[Said | None]:
+        assert isinstance(self._engine, contract.Together)
+        requests, stops = zip(*map(self._asked, jobs), strict=True)
+        yield from self._engine.fill_many(requests, stops)
+
+    def _asked(self, job: Job[Task]) -> tuple[contract.FillRequest, Callable[[], bool]]:
+        budget = job.work.request.budget_ms
         if job.deadline is not None:
             left = max(1.0, (job.deadline - self._clock()) * 1000)
             budget = left if budget is None else min(budget, left)
-        asked = to_contract(request, budget)
-        yield from self._engine.fill(asked, lambda: job.ended is not None or self._stopping)
+        return to_contract(job.work.request, budget), lambda: job.ended is not None or self._stopping
 
-    def _yielded(self, run: _Run, item: contract.Draft | contract.Outcome) -> None:
-        job = run.job
-        if isinstance(item, contract.Outcome):
-            if self._end(run):
-                self._emit(job, to_done(job.key[1], item, run.queued_ms, job.work.trace.id))
+    def _hear(self, run: _Run, number: int, item: contract.Draft | contract.Outcome | contract.FillError) -> None:
+        job = run.jobs[number]
+        run.counts[number] += 1
+        if isinstance(item, contract.FillError):
+            self._refuse(run, job, "bad_request", str(item)[:_TELLING])
+        elif isinstance(item, contract.Outcome):
+            if self._end(run, job):
+                self._emit(job, to_done(job.key[1], item, run.queued_ms[number], job.work.trace.id))
         elif job.work.request.want_drafts and job.ended is None:
             now = self._clock()
             if now - job.work.drafted >= 1 / wire.DRAFTS_PER_SECOND:
@@ -288,41 +320,63 @@ class Worker:
                 self._emit(job, to_draft(job.key[1], item))
 
     def _failed(self, run: _Run, error: Exception) -> None:
-        job, trace = run.job, run.job.work.trace.id
+        """The engine raised something: the end of every request of the run, or of its first try."""
+        jobs = [job for job in run.jobs if self._runs.get(job) is run]
+        traces = ", ".join(job.work.trace.id for job in jobs)
         if isinstance(error, contract.FillError):
-            code: wire.Code = "bad_request"
-            message = str(error)[:_TELLING]
+            for job in jobs:
+                self._refuse(run, job, "bad_request", str(error)[:_TELLING])
         elif memory.is_out_of_memory(error):
             memory.forget_frames(error)
-            log.warning("out of memory in request %s after %d steps", trace, run.count)
+            log.warning("out of memory in request %s after %d steps", traces, max(run.counts))
             self._drop_caches()
-            if not run.retried and job.ended is None:
-                self._emit(job, Note("out of memory: caches dropped, once more with one candidate"))
-                run.retried = True
-                run.steps = self._steps(job, replace(job.work.request, candidates=1))
-                return
-            code = "out_of_memory"
-            message = "not enough memory for this request even without caches; use a smaller model or selection"
+            for job in jobs:
+                if run.alone or job.ended is not None:
+                    message = "not enough memory for this request even without caches; use a smaller model or selection"
+                    self._refuse(run, job, "out_of_memory", message)
+                else:
+                    self._once_more(run, job)
         else:
-            log.error("request %s: the engine failed: %s", trace, memory.describe(error))
+            log.error("request %s: the engine failed: %s", traces, memory.describe(error))
             memory.forget_frames(error)
             self._drop_caches()
-            code = "crashed"
-            message = f"the engine failed ({type(error).__name__}); `stopgap why {trace}` and the log say more"
-        if self._end(run):
-            self._emit(job, wire.Error(job.key[1], code, message, trace))
+            for job in jobs:
+                trace = job.work.trace.id
+                message = f"the engine failed ({type(error).__name__}); `stopgap why {trace}` and the log say more"
+                self._refuse(run, job, "crashed", message)
         if memory.is_device_lost(error):
             # A CUDA context does not come back from this; only a new process has a working one.
             raise RuntimeError("the device is lost")
 
-    def _end(self, run: _Run) -> bool:
-        """Takes a run out; False if somebody else ended the request meanwhile."""
+    def _once_more(self, run: _Run, job: Job[Task]) -> None:
+        """Tries a request again by itself and with one candidate, for want of memory."""
+        number = run.jobs.index(job)
+        self._emit(job, Note("out of memory: caches dropped, once more with one candidate"))
         with self._wake:
-            alive = run.job.ended is None
-            self._scheduler.finish(run.job)
-        self._runs.pop(run.job, None)
-        self._close(run)
+            self._scheduler.part(job)
+        steps = self._steps(job, candidates=1)
+        again = _Run([job], steps, [run.queued_ms[number]], [run.counts[number]], alone=True)
+        self._runs[job] = again
+        if self._on_device is run:
+            self._on_device = again
+
+    def _refuse(self, run: _Run, job: Job[Task], code: wire.Code, message: str) -> None:
+        if self._end(run, job):
+            self._emit(job, wire.Error(job.key[1], code, message, job.work.trace.id))
+
+    def _end(self, run: _Run, job: Job[Task]) -> bool:
+        """Takes a request out of its run; False if somebody else ended it meanwhile."""
+        with self._wake:
+            alive = job.ended is None
+            self._scheduler.finish(job)
+        self._leave(run, job)
         return alive
+
+    def _leave(self, run: _Run, job: Job[Task]) -> None:
+        """The run ends with its last request."""
+        self._runs.pop(job, None)
+        if run not in self._runs.values():
+            self._close(run)
 
     def _look(self) -> None:
         """Refreshes `info`; after a failed step even that may fail."""
@@ -335,9 +389,8 @@ class Worker:
         """Closes the runs whose requests were ended from outside."""
         for job, run in list(self._runs.items()):
             if job.ended is not None:
-                del self._runs[job]
-                self._close(run)
-                self._emit(job, Note(f"device free after {run.count} steps"))
+                self._leave(run, job)
+                self._emit(job, Note(f"device free after {run.counts[run.jobs.index(job)]} steps"))
 
     def _close(self, run: _Run) -> None:
         if self._on_device is run:
@@ -347,7 +400,7 @@ class Worker:
             if close is not None:
                 close()
         except Exception as error:
-            log.error("request %s: closing failed: %s", run.job.work.trace.id, memory.describe(error))
+            log.error("request %s: closing failed: %s", run.jobs[0].work.trace.id, memory.describe(error))
 
     def _drop_caches(self) -> None:
         if self._engine is not None:
@@ -393,6 +446,7 @@ class Worker:
         self._last_used = self._clock()
         log.info("model %s after %.1f s", self.state, self._clock() - began)
         with self._wake:
+            self._scheduler.together = _TOGETHER if isinstance(self._engine, contract.Together) else 1
             callers, self._wanted = self._wanted, []
         for loaded in callers:
             loaded()
@@ -405,7 +459,7 @@ class Worker:
             freed()
 
     def _unload(self) -> None:
-        for run in self._runs.values():
+        for run in set(self._runs.values()):
             self._close(run)
         self._runs.clear()
         self._engine, self.info = None, None

@@ -33,12 +33,12 @@ class Desk:
 
     def step(self, seconds: float = 1.0) -> str:
         """One step of whoever is next: the name, "" if nobody waits."""
-        job = self.scheduler.next()
-        if job is None:
+        batch = self.scheduler.next(self.clock.now)
+        if not batch:
             return ""
         self.clock.now += seconds
-        self.scheduler.charge(job, seconds)
-        return job.work
+        self.scheduler.charge(batch[0], seconds)
+        return " ".join(job.work for job in batch)
 
     def finish(self, name: str) -> None:
         self.scheduler.finish(self.jobs[name])
