@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from stopgap.infill.contract import Draft, EngineInfo, Event, Fill, FillError, FillRequest, Outcome
 
@@ -29,6 +29,8 @@ class FakeEngine:
         self.dropped = 0
         self.log: list[str] = []
         """"DOCUMENT:STEP" for each step, in the order in which they ran."""
+        self.batches: list[list[str]] = []
+        """The paths of what was filled together."""
 
     def fill(self, request: FillRequest, stop: Callable[[], bool]) -> Iterator[Draft | Outcome]:
         script = dict(word.split("=", 1) for word in request.instruction.split())
@@ -65,6 +67,23 @@ class FakeEngine:
             stopped="stable",
             events=(Event(0.0, "prefix encoded: 0 of 12 tokens reused"),),
         )
+
+    def fill_many(
+        self, requests: Sequence[FillRequest], stops: Sequence[Callable[[], bool]]
+    ) -> Iterator[tuple[int, Draft | Outcome | FillError] | None]:
+        """All at once: a step of each, then None, as often as the longest needs."""
+        fills = {number: self.fill(*pair) for number, pair in enumerate(zip(requests, stops, strict=True))}
+        self.batches.append([request.path for request in requests])
+        while fills:
+            for number, fill in list(fills.items()):
+                try:
+                    item: Draft | Outcome | FillError = next(fill)
+                except FillError as error:
+                    item = error
+                if not isinstance(item, Draft):
+                    del fills[number]
+                yield number, item
+            yield None
 
     def info(self) -> EngineInfo:
         return EngineInfo("fake", "cpu", "none", "none", len(self.weights), len(self.weights), 0, True)

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from stopgap.daemon.scheduler import Job, Kind, Scheduler
+from stopgap.daemon.scheduler import LINGER_S, SPREAD_S, Job, Kind, Scheduler
 
 
 class FakeClock:
@@ -93,6 +93,106 @@ def test_a_keystroke_suspends_a_rewrite_between_two_steps() -> None:
     assert desk.step() == "b1"
     desk.finish("b1")
     assert desk.step() == "a1"
+
+
+def batching(most: int = 4) -> Desk:
+    desk = Desk()
+    desk.scheduler.together = most
+    return desk
+
+
+def test_rewrites_of_one_document_go_together_and_go_on_together() -> None:
+    desk = batching()
+    for name in ("a1", "a2", "a3"):
+        desk.submit(name, "x.py", "rewrite")
+    desk.clock.now = LINGER_S
+    assert [desk.step(), desk.step()] == ["a1 a2 a3"] * 2
+    desk.finish("a1")
+    desk.scheduler.cancel(desk.jobs["a2"].key)
+    assert desk.step() == "a3"
+
+
+@pytest.mark.parametrize(
+    ("name", "document", "kind", "deadline"),
+    [
+        ("b1", "x.py", "rewrite", 9.0),
+        ("a2", "y.py", "rewrite", 9.0),
+        ("a2", "", "rewrite", 9.0),
+        ("a2", "x.py", "rewrite", 9.0 + 2 * SPREAD_S),
+        ("a2", "x.py", "rewrite", None),
+    ],
+    ids=["another client", "another document", "no document", "more patient", "no deadline"],
+)
+def test_what_does_not_belong_together_goes_alone(name: str, document: str, kind: Kind, deadline: float | None) -> None:
+    desk = batching()
+    desk.submit("a1", "x.py", "rewrite", deadline=9.0)
+    desk.submit(name, document, kind, deadline)
+    desk.clock.now = LINGER_S
+    assert sorted(desk.run()) == sorted(["a1", name])
+
+
+def test_a_rewrite_waits_a_moment_for_others_and_a_keystroke_does_not() -> None:
+    desk = batching()
+    desk.submit("a1", "x.py", "rewrite")
+    assert desk.step() == ""
+    assert desk.scheduler.next_at() == LINGER_S
+    desk.submit("a2", "x.py")
+    assert desk.step(0.0) == "a2"
+    desk.finish("a2")
+    desk.clock.now = LINGER_S
+    assert desk.step() == "a1"
+
+
+def test_a_keystroke_suspends_a_batch_and_is_no_part_of_it() -> None:
+    desk = batching()
+    desk.submit("a1", "x.py", "rewrite")
+    desk.submit("a2", "x.py", "rewrite")
+    desk.clock.now = LINGER_S
+    assert desk.step() == "a1 a2"
+    desk.submit("a3", "x.py")
+    assert desk.step() == "a3"
+    desk.finish("a3")
+    assert desk.step() == "a1 a2"
+
+
+def test_a_batch_is_bounded_and_who_is_left_forms_the_next() -> None:
+    desk = batching(most=2)
+    for number in range(1, 6):
+        desk.submit(f"a{number}", "x.py", "rewrite")
+    desk.clock.now = LINGER_S
+    order = []
+    while batch := desk.step():
+        order.append(batch)
+        for name in batch.split():
+            desk.finish(name)
+    assert order == ["a1 a2", "a3 a4", "a5"]
+
+
+def test_a_started_batch_takes_nobody_in() -> None:
+    desk = batching()
+    desk.submit("a1", "x.py", "rewrite")
+    desk.clock.now = LINGER_S
+    assert desk.step() == "a1"
+    desk.submit("a2", "x.py", "rewrite")
+    assert desk.step() == "a1"
+
+
+def test_what_leaves_its_batch_goes_on_alone() -> None:
+    desk = batching()
+    desk.submit("a1", "x.py", "rewrite")
+    desk.submit("a2", "x.py", "rewrite")
+    desk.clock.now = LINGER_S
+    assert desk.step() == "a1 a2"
+    for name in ("a1", "a2"):
+        desk.scheduler.part(desk.jobs[name])
+    assert desk.run() == ["a1", "a2"]
+
+
+def test_without_an_engine_that_can_nothing_goes_together_and_nobody_waits() -> None:
+    desk = Desk()
+    desk.submit("a1", "x.py", "rewrite")
+    desk.submit("a2", "x.py", "rewrite")
+    assert desk.run() == ["a1", "a2"]
 
 
 def test_what_has_started_goes_on_before_others_of_its_kind() -> None:

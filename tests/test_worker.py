@@ -31,13 +31,16 @@ class Bench:
         self.jobs: dict[str, Job[Task]] = {}
 
     def _hear(self, job: Job[Task], item: Item) -> None:
-        self.said.append((job.document, item))
+        self.said.append((job.work.request.path, item))
 
-    def submit(self, name: str, script: str = "", **fields: Any) -> Job[Task]:
-        fill = wire.Fill(b"x", "python", 0, 1, instruction=script, document=name, id=len(self.jobs) + 1, **fields)
+    def submit(self, name: str, script: str = "", document: str | None = None, **fields: Any) -> Job[Task]:
+        """`document` is what the scheduler sees; the engine gets `name`."""
+        fields = {"document": name, "path": name, "id": len(self.jobs) + 1, **fields}
+        fill = wire.Fill(b"x", "python", 0, 1, instruction=script, **fields)
         wait = fill.deadline_ms
         deadline = None if wait is None else time.monotonic() + wait / 1000
-        job = Job((1, fill.id), name, fill.kind, deadline, Task(fill, self.traces.begin("test", fill)))
+        seen = name if document is None else document
+        job = Job((1, fill.id), seen, fill.kind, deadline, Task(fill, self.traces.begin("test", fill)))
         self.jobs[name] = job
         self.worker.submit(job)
         return job
@@ -50,10 +53,10 @@ class Bench:
         return frame
 
     def frames(self, name: str, kind: type) -> list[Item]:
-        return [item for document, item in self.said if document == name and isinstance(item, kind)]
+        return [item for who, item in self.said if who == name and isinstance(item, kind)]
 
     def notes(self, name: str) -> list[str]:
-        return [item.what for document, item in self.said if document == name and isinstance(item, Note)]
+        return [item.what for who, item in self.said if who == name and isinstance(item, Note)]
 
     @property
     def engine(self) -> FakeEngine:
@@ -250,3 +253,79 @@ def test_load_after_pause_is_answered_and_loads_nothing(bench: Make) -> None:
     assert freed.wait(10)
     here.worker.load(loaded.set)
     assert loaded.wait(10) and here.worker.state == "paused"
+
+
+def together(here: Bench, scripts: dict[str, str]) -> None:
+    """Rewrites of one document, all queued before the worker looks; the model is in memory."""
+    here.submit("warm up")
+    here.terminal("warm up")
+    with here.worker._wake:
+        for name, script in scripts.items():
+            here.submit(name, script, "x.py", kind="rewrite")
+
+
+def test_rewrites_of_one_document_run_as_a_batch_and_each_has_its_own_end(bench: Make) -> None:
+    here = bench()
+    together(here, {"short": "steps=2", "long": "steps=9 text=return", "wrong": "error=FillError"})
+    short, long, wrong = (here.terminal(name) for name in ("short", "long", "wrong"))
+    assert here.engine.batches == [["short", "long", "wrong"]]
+    assert isinstance(short, wire.Done) and short.fills[0].text == "pass" and short.steps == 2
+    assert isinstance(long, wire.Done) and long.fills[0].text == "return" and long.steps == 9
+    assert isinstance(wrong, wire.Error) and wrong.code == "bad_request"
+    assert here.notes("long") == ["started, batched with 2 others"]
+    traces = {name: here.jobs[name].work.trace.id for name in ("short", "long", "wrong")}
+    assert {"short": short.trace, "long": long.trace, "wrong": wrong.trace} == traces
+
+
+def test_cancelling_one_of_a_batch_leaves_the_others_running(bench: Make) -> None:
+    here = bench()
+    together(here, {"one": "steps=1000 step_ms=1", "two": "steps=40 step_ms=1"})
+    wait_for(lambda: "one:3" in here.engine.log)
+    here.worker.cancel(here.jobs["one"].key)
+    steps = len([line for line in here.engine.log if line.startswith("one")])
+    assert isinstance(here.terminal("two"), wire.Done)
+    assert len([line for line in here.engine.log if line.startswith("one")]) <= steps + 1
+    assert not here.frames("one", wire.Done) + here.frames("one", wire.Error)
+    assert any(note.startswith("device free after") for note in here.notes("one"))
+
+
+def test_a_keystroke_runs_between_two_steps_of_a_batch(bench: Make) -> None:
+    here = bench()
+    together(here, {"one": "steps=60 step_ms=2", "two": "steps=60 step_ms=2"})
+    wait_for(lambda: "one:3" in here.engine.log)
+    here.submit("key", "steps=3", "x.py")
+    here.terminal("key")
+    behind = here.engine.log.index("key:1")
+    assert here.engine.log[behind : behind + 3] == ["key:1", "key:2", "key:3"] and behind < 100
+    assert all(isinstance(here.terminal(name), wire.Done) for name in ("one", "two"))
+    assert all("suspended for a keystroke" in here.notes(name) for name in ("one", "two"))
+
+
+def test_a_crash_fails_the_requests_of_its_batch_and_no_others(bench: Make) -> None:
+    here = bench()
+    together(here, {"good": "steps=9", "broken": "steps=9 fail_at=3 error=ValueError"})
+    here.submit("bystander", "steps=3", "y.py", kind="rewrite")
+    for name in ("good", "broken"):
+        error = here.terminal(name)
+        assert isinstance(error, wire.Error) and error.code == "crashed"
+        assert error.trace == here.jobs[name].work.trace.id
+    assert isinstance(here.terminal("bystander"), wire.Done)
+
+
+def test_a_batch_that_does_not_fit_into_memory_goes_on_one_by_one(bench: Make) -> None:
+    here = bench()
+    together(here, {"wide": "steps=4 fail_at=2 error=MemoryError times=1", "other": "steps=4"})
+    assert all(isinstance(here.terminal(name), wire.Done) for name in ("wide", "other"))
+    assert here.engine.dropped == 1
+    assert any("out of memory" in note for note in here.notes("other"))
+
+
+def test_an_engine_without_batches_is_driven_one_by_one(
+    bench: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STOPGAP_ENGINE_FACTORY", "stopgap.daemon.stub:load")
+    here = bench()
+    here.submit("one", document="x.py", kind="rewrite")
+    here.submit("two", document="x.py", kind="rewrite")
+    assert all(isinstance(here.terminal(name), wire.Done) for name in ("one", "two"))
+    assert here.notes("two") == [*here.notes("two")[:-1], "started"]
