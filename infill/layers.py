@@ -23,7 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stopgap.kernels.experts import experts
+from stopgap.kernels.matmul import matmul
 from stopgap.kernels.norm import rms_norm
+from stopgap.kernels.quantised import Int8Rows, Quantised
 
 from .model_config import LayerShape, ModelConfig, Rope
 
@@ -44,6 +46,16 @@ class Dense:
         return x.mm(self.weight)
 
 
+@dataclass(frozen=True, slots=True)
+class FewBits:
+    """A quantised weight, [out, in] as it is stored; activations stay as they are."""
+
+    weight: Quantised
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return matmul(x, self.weight)
+
+
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(q [T, G, K, hd], k [T, 1, K, hd], v [T, 1, K, hd]) to [T, G*K*hd]; scores are not scaled."""
 
@@ -53,11 +65,12 @@ Tables = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """More than one expert, see `kernels.experts`."""
+    """More than one expert, dense or quantised, see `kernels.experts`."""
 
     router: Tensor
-    gate_up: Tensor
-    down: Tensor
+    """[D, E]"""
+    gate_up: Tensor | Quantised
+    down: Tensor | Quantised
     top_k: int
 
 
@@ -101,14 +114,19 @@ class SelfConditioning:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A whole model. `embedding` [V, D] is also the head, as `head` in whatever precision that runs."""
+    """A whole model. `embedding` [V, D] is also the head, as `head` in whatever precision that runs; of a quantised
+    one both share the codes."""
 
-    embedding: Tensor
+    embedding: Tensor | Int8Rows
     head: Matrix
     norm: Tensor
     self_conditioning: SelfConditioning
     layers: tuple[Layer, ...]
 
+
+GATE_UP, DOWN, EXPERT_SCALE = "experts.gate_up_proj", "experts.down_proj", "router.per_expert_scale"
+"""The checkpoint's tensors of one layer that have an axis of experts and may be packed a few experts at a time."""
+BEFORE_EXPERTS = "pre_feedforward_layernorm_2.weight"
 
 T = TypeVar("T")
 
@@ -130,7 +148,7 @@ def pack_layer(
 ) -> Layer:
     """Pack layer `index` from its checkpoint tensors, named as in the checkpoint below `layers.<index>.`, with
     `encoder.layer_scalar` for the encoder's. Differentiable in every tensor but the scalars. `dense` makes a
-    `Matrix` of an [in, out] tensor."""
+    `Matrix` of an [in, out] tensor. Of many experts any run may be given, see `pack_mixture`."""
     shape = config.layers[index]
     kv, groups, width = shape.kv_heads, shape.groups, shape.head_dim
     query = raw["self_attn.q_proj.weight"].view(kv, groups, width, -1).transpose(0, 1).flatten(0, 2)
@@ -143,18 +161,15 @@ def pack_layer(
             raw["self_attn.k_norm.weight"].expand(1, kv, width),
         )
     )
-    before, before_experts = raw["pre_feedforward_layernorm.weight"], raw["pre_feedforward_layernorm_2.weight"]
+    before, before_experts = raw["pre_feedforward_layernorm.weight"], raw[BEFORE_EXPERTS]
     gate, up = raw["mlp.gate_proj.weight"] * before, raw["mlp.up_proj.weight"] * before
-    expert_gate_up = raw["experts.gate_up_proj"] * before_experts
-    expert_down = raw["experts.down_proj"] * raw["router.per_expert_scale"][:, None, None]
     single, mixture = None, None
     if config.num_experts == 1:
-        expert_gate, expert_up = expert_gate_up[0].chunk(2)
+        expert_gate, expert_up = (raw[GATE_UP][0] * before_experts).chunk(2)
         gate, up = torch.cat((gate, expert_gate)), torch.cat((up, expert_up))
-        single = dense(expert_down[0].T)
+        single = dense((raw[DOWN][0] * raw[EXPERT_SCALE][0]).T)
     else:
-        router = raw["router.proj.weight"] * (raw["router.scale"] * config.hidden_size**-0.5)
-        mixture = Mixture(router.T, expert_gate_up.mT, expert_down.mT, config.top_k_experts)
+        mixture = pack_mixture(raw, config)
     return Layer(
         shape=shape,
         qkv=dense(qkv.T),
@@ -171,6 +186,14 @@ def pack_layer(
         encoder=_side(raw, "encoder.layer_scalar"),
         decoder=_side(raw, "layer_scalar"),
     )
+
+
+def pack_mixture(raw: Mapping[str, Tensor], config: ModelConfig) -> Mixture:
+    """The experts whose matrices and `router.per_expert_scale` are given; all together are too large for some hosts."""
+    gate_up = raw[GATE_UP] * raw[BEFORE_EXPERTS]
+    down = raw[DOWN] * raw[EXPERT_SCALE][:, None, None]
+    router = raw["router.proj.weight"] * (raw["router.scale"] * config.hidden_size**-0.5)
+    return Mixture(router.T, gate_up.mT, down.mT, config.top_k_experts)
 
 
 def _side(raw: Mapping[str, Tensor], name: str) -> Side:

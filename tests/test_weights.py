@@ -17,13 +17,10 @@ from safetensors.torch import load_file, save_file
 from tiny_models import build, random_shape, save
 
 from stopgap.infill import cpu, weights
-from stopgap.infill.layers import each_tensor
 from stopgap.infill.model import Model, ModelConfig, ModelError
-from stopgap.infill.packed import MANIFEST, WEIGHTS, save_packed, verify
 from stopgap.infill.weights import load_model, read_config
 
 SEED = 5  # sliding and full layers of different head sizes, eight experts
-DENSE_SEED = 0  # one expert
 
 
 def folder_of(seed: int, folder: Path, **options: Any) -> Path:
@@ -56,12 +53,6 @@ def load(folder: Path, **options: Any) -> Model:
 
 def logits(model: Model) -> torch.Tensor:
     return model.head(model.encode(model.new_cache(32), list(range(20))))
-
-
-def tensors_of(model: Model) -> list[torch.Tensor]:
-    found: list[torch.Tensor] = []
-    each_tensor(model.weights, lambda tensor: found.append(tensor) or tensor)
-    return found
 
 
 def edit_config(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -230,53 +221,6 @@ def test_the_published_26b_config_is_understood() -> None:
     config = ModelConfig.from_dict({"model_type": "diffusion_gemma", "canvas_length": 256, "text_config": text})
     count = sum(torch.Size(shape).numel() for shape in weights.expected_shapes(config).values())
     assert 25.2e9 < count < 25.3e9
-
-
-@pytest.mark.parametrize("seed", [SEED, DENSE_SEED])
-@pytest.mark.parametrize("int8", [False, True])
-def test_a_packed_model_is_the_same_model(tmp_path: Path, seed: int, int8: bool) -> None:
-    source = folder_of(seed, tmp_path / "source")
-    model = load(source, int8=int8)
-    save_packed(model.weights, source, tmp_path / "packed")
-    again = load_model(tmp_path / "packed", threads=1)
-    for ours, packed in zip(tensors_of(model), tensors_of(again), strict=True):
-        assert ours.dtype == packed.dtype and torch.equal(ours, packed)
-    assert (again.precision, again.nbytes, again.parameters) == (model.precision, model.nbytes, model.parameters)
-    verify(tmp_path / "packed")
-
-
-@pytest.fixture
-def packed(stored: Path, tmp_path: Path) -> Path:
-    save_packed(load(stored).weights, stored, tmp_path / "packed")
-    return tmp_path / "packed"
-
-
-@pytest.mark.parametrize("name", [WEIGHTS, "config.json", "tokenizer.json"])
-def test_a_damaged_packed_file_is_named(packed: Path, name: str) -> None:
-    content = bytearray((packed / name).read_bytes())
-    content[-2] ^= 1
-    (packed / name).write_bytes(content)
-    with pytest.raises(ModelError, match=rf"{name} (is damaged|cannot be read)"):
-        load_model(packed, threads=1)
-
-
-def test_a_shortened_packed_file_is_named(packed: Path) -> None:
-    (packed / WEIGHTS).write_bytes((packed / WEIGHTS).read_bytes()[:-1])
-    with pytest.raises(ModelError, match=rf"{WEIGHTS} has \d+ bytes instead of \d+"):
-        load_model(packed, threads=1)
-
-
-def test_a_half_written_packed_folder_is_no_model(packed: Path) -> None:
-    (packed / MANIFEST).unlink()
-    with pytest.raises(ModelError, match=r"model\.safetensors is missing"):
-        load_model(packed, threads=1)
-
-
-def test_a_manifest_of_another_format_is_refused(packed: Path) -> None:
-    manifest = json.loads((packed / MANIFEST).read_text())
-    write_json(packed / MANIFEST, manifest | {"format": 99})
-    with pytest.raises(ModelError, match="has format 99"):
-        load_model(packed, threads=1)
 
 
 def test_loading_imports_no_transformers(stored: Path) -> None:

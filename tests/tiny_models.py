@@ -62,6 +62,26 @@ def random_shape(seed: int) -> dict[str, Any]:
     }
 
 
+def wide_shape(experts: int = 8) -> dict[str, Any]:
+    """Text config for `build` whose widths int4 can cut into groups: a sliding and a full layer, several experts."""
+    return random_shape(0) | {
+        "hidden_size": 128,
+        "intermediate_size": 64,
+        "moe_intermediate_size": 64,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "num_global_key_value_heads": 1,
+        "head_dim": 32,
+        "global_head_dim": 64,
+        "num_experts": experts,
+        "top_k_experts": min(2, experts),
+        "vocab_size": 130,
+        "sliding_window": 6,
+        "rms_norm_eps": 1e-6,
+        "final_logit_softcapping": 30.0,
+    }
+
+
 def build(seed: int, **text: Any) -> DiffusionGemmaForBlockDiffusion:
     """transformers' model of that text config with random weights; the vision tower is as small as it gets."""
     vocab = text["vocab_size"]
