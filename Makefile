@@ -22,7 +22,11 @@ test-editors: .venv/.tests
 	PYTHON=$(CURDIR)/$(BIN)/python tests/nvim/install
 	tests/emacs/install
 	tests/vscode/setup.sh
-	STOPGAP_TEST_VSCODE=1 $(BIN)/pytest -rs tests/test_nvim.py tests/test_emacs.py tests/test_vscode.py
+	$(BIN)/pytest -rs tests/test_nvim.py tests/test_emacs.py tests/test_vscode.py
+
+# From the last key to ghost text in each editor that is there, and where the time goes (wants an idle machine).
+editor-latency: .venv/.tests
+	@OMP_NUM_THREADS=1 $(BIN)/python -P tests/editor_latency.py
 
 .venv/.product: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "stopgap needs Python 3.11 or newer: install it, or run make PYTHON=/path/to/python3"; exit 2; }

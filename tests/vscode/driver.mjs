@@ -29,21 +29,24 @@ const deeds = {
   texts: ({ selector }) => page.locator(selector).allInnerTexts(),
   shot: ({ path }) => page.screenshot({ path }).then(() => path),
   sleep: ({ ms }) => page.waitForTimeout(ms),
-  // Milliseconds from a key to the moment an element of this kind is there, by the browser's own clock.
-  timed: async ({ keys, selector }) => {
+  // When a key came and when an element of a kind was there, in milliseconds of the calendar by the browser's clock;
+  // null if it was there before, or is not within the timeout.
+  timed: async ({ keys, selector, timeout }) => {
     await page.evaluate((wanted) => {
-      globalThis.keyAt = 0;
-      globalThis.shownAt = undefined;
-      addEventListener('keydown', () => (globalThis.keyAt = performance.now()), { capture: true, once: true });
+      const times = (globalThis.times = { key: 0, shown: 0 });
+      const now = () => performance.timeOrigin + performance.now();
+      const there = () => Boolean(document.querySelector(wanted));
+      addEventListener('keydown', () => (times.key = there() ? -1 : now()), { capture: true, once: true });
       new MutationObserver((_, observer) => {
-        if (!globalThis.keyAt || !document.querySelector(wanted)) return;
-        globalThis.shownAt = performance.now();
+        if (times.key <= 0 || !there()) return;
+        times.shown = now();
         observer.disconnect();
       }).observe(document.body, { subtree: true, childList: true, characterData: true, attributes: true });
     }, selector);
     await page.keyboard.press(keys);
-    await page.waitForFunction(() => globalThis.shownAt !== undefined, undefined, { timeout: 5000 }).catch(() => undefined);
-    return page.evaluate(() => (globalThis.shownAt === undefined ? null : globalThis.shownAt - globalThis.keyAt));
+    await page.waitForFunction(() => globalThis.times.shown, undefined, { timeout }).catch(() => undefined);
+    const times = await page.evaluate(() => globalThis.times);
+    return times.shown ? times : null;
   },
 };
 
