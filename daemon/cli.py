@@ -12,13 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from typer.exceptions import Abort, TyperException
 
-from . import workshop
+from . import daemon_cli, doctor, hub, model_cli, workshop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-
     from . import wire
-    from .client import Client
 
 OFFERED, FAILED, USAGE, NOTHING, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit statuses: a fill, the daemon failed, the user can fix it, no fill passed, Ctrl-C."""
@@ -34,8 +31,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-daemon_app = typer.Typer(help="The resident process that keeps the model warm.", no_args_is_help=True)
-app.add_typer(daemon_app, name="daemon")
+app.add_typer(daemon_cli.app, name="daemon")
+app.add_typer(model_cli.app, name="model")
 bench_app = typer.Typer(help="Measure parts of stopgap on this machine.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 
@@ -166,103 +163,6 @@ def _print_fill(file: str, source: bytes, done: wire.Done, as_json: bool) -> Non
         show_fill(Console(highlight=False), file, source, spliced(source, done), done)
 
 
-@daemon_app.command()
-def start() -> None:
-    """Start the daemon if none runs."""
-
-    async def work(client: Client) -> None:
-        print(f"the stopgap daemon is process {client.welcome.pid}")
-        if client.welcome.note:
-            print(client.welcome.note)
-
-    _with_client(work, spawn=True)
-
-
-@daemon_app.command()
-def stop() -> None:
-    """Let the daemon finish what runs, then end it."""
-    from .control import stop_daemon
-
-    print(stop_daemon())
-
-
-@daemon_app.command()
-def run() -> None:
-    """Be the daemon, in the foreground (for systemd, launchd, or to look at it)."""
-    from .resident import serve
-
-    raise typer.Exit(serve())
-
-
-@daemon_app.command()
-def pause() -> None:
-    """Free the model's memory and refuse fills until `stopgap daemon resume`."""
-    _with_client(lambda client: _print_status(client.pause()))
-
-
-@daemon_app.command()
-def resume() -> None:
-    """Serve again after `stopgap daemon pause`."""
-    _with_client(lambda client: _print_status(client.resume()))
-
-
-@daemon_app.command()
-def load() -> None:
-    """Bring the model into memory now instead of at the next fill."""
-    _with_client(lambda client: _print_status(client.load()), spawn=True)
-
-
-@daemon_app.command()
-def unload() -> None:
-    """Free the model's memory; the next fill loads it again."""
-    _with_client(lambda client: _print_status(client.unload()))
-
-
-@daemon_app.command()
-def unit(kind: Annotated[Literal["systemd", "launchd"], typer.Argument(help="Which service manager.")]) -> None:
-    """Print a unit that starts the daemon at login; optional, as any client starts it when needed."""
-    from .control import service_unit
-
-    print(service_unit(kind), end="")
-
-
-@app.command()
-@daemon_app.command()
-def status(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
-    """Show model, device, memory, queue and latency of the daemon."""
-    _with_client(lambda client: _print_status(client.status(), as_json))
-
-
-@app.command()
-def why(
-    last: Annotated[int, typer.Option("--last", "-n", min=1, max=500, help="How many requests.")] = 5,
-    trace: Annotated[str, typer.Argument(metavar="[TRACE]", help="Only the request with this id.")] = "",
-) -> None:
-    """Say what happened to the last requests, and why nothing was offered."""
-
-    async def work(client: Client) -> None:
-        from .timeline import explain
-
-        timelines = await client.why(last, trace)
-        print("\n".join(map(explain, timelines)) or "the daemon has had no such request")
-
-    _with_client(work)
-
-
-@app.command()
-def stats() -> None:
-    """Show how many fills were accepted; counted on this machine only."""
-
-    async def work(client: Client) -> None:
-        from rich.console import Console
-
-        from .terminal import show_stats
-
-        show_stats(Console(), await client.stats())
-
-    _with_client(work)
-
-
 @app.command()
 def config(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
     """Print every setting, its value and where that comes from."""
@@ -322,37 +222,14 @@ def serve_openai(
     serve_completions(state_dir() / "openai-token", port, language)
 
 
-def _with_client(work: Callable[[Client], Coroutine[object, object, None]], spawn: bool = False) -> None:
-    async def session() -> None:
-        from .client import Client
-
-        client = await Client.connect("cli", spawn=spawn)
-        try:
-            await work(client)
-        finally:
-            await client.close()
-
-    asyncio.run(session())
-
-
-async def _print_status(answer: Coroutine[object, object, wire.Status], as_json: bool = False) -> None:
-    found = await answer
-    if as_json:
-        from dataclasses import asdict
-
-        print(json.dumps(asdict(found)))
-    else:
-        from rich.console import Console
-
-        from .terminal import show_status
-
-        show_status(Console(highlight=False), found)
-
-
 def _complain(message: str) -> None:
     print(f"stopgap: {message}", file=sys.stderr)
 
 
+app.command()(daemon_cli.status)
+app.command()(daemon_cli.why)
+app.command()(daemon_cli.stats)
+app.command()(doctor.doctor)
 app.command("train")(workshop.train)
 app.command("eval")(workshop.evaluate)
 bench_app.command("step")(workshop.bench_step)
@@ -360,6 +237,8 @@ bench_app.command("step")(workshop.bench_step)
 
 def main() -> int:
     """Runs the command line; errors that the user can act on become one line, never a traceback."""
+    if sys.argv[1:3] != ["model", "import"]:
+        hub.forbid()
     try:
         status = app(standalone_mode=False)
     except TyperException as error:
@@ -388,8 +267,9 @@ def _for_users() -> tuple[type[Exception], ...]:
     from .config import ConfigError
     from .oneshot import InputError
     from .paths import PathsError
+    from .shelf import ShelfError
 
-    return FillError, DaemonError, ConfigError, InputError, PathsError
+    return FillError, DaemonError, ConfigError, hub.HubError, InputError, PathsError, ShelfError
 
 
 if __name__ == "__main__":

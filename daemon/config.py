@@ -8,7 +8,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import json
 import os
+import re
+import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,14 +35,16 @@ def _key(default: Any, doc: str, *choices: str, least: float = 0) -> Any:
 class Config:
     """Effective settings; one field per key of the file, the variable is STOPGAP_<KEY>."""
 
-    model: str = _key("starter", '"starter" (shipped with stopgap), or the absolute path of a model folder.')
+    model: str = _key(
+        "starter", '"starter" (shipped with stopgap), or a model folder\'s absolute path; `stopgap model use` sets it.'
+    )
     engine: Literal["stopgap", "transformers"] = _key(
         "stopgap",
         "Which implementation runs the model; transformers is the slow reference.",
         "stopgap",
         "transformers",
     )
-    device: str = _key("auto", '"auto", "cpu", "cuda" or "cuda:N".')
+    device: str = _key("auto", '"auto", "cpu", "cuda", "cuda:N", or "mps" on Apple silicon.')
     threads: int = _key(0, "CPU threads of the model; 0 lets it choose.")
     idle_minutes: float = _key(10.0, "Free the model's memory after so many minutes without a request; 0: never.")
     exit_minutes: float = _key(60.0, "Exit after so many minutes without any connected client; 0: never.")
@@ -110,6 +115,40 @@ def effective(environ: Mapping[str, str] = os.environ) -> list[Setting]:
             value, origin = from_file[name], str(path)
         settings.append(Setting(name, _checked(value, kind, item, origin), origin, item.metadata["doc"]))
     return settings
+
+
+def write(key: str, value: str, environ: Mapping[str, str] = os.environ) -> Path:
+    """Set one text in the file, leaving comments and every other line as they are; returns the file.
+
+    The file is replaced at once. Raises `ConfigError` if it cannot be written or could not be read before.
+    """
+    path = config_path(environ).expanduser().resolve()  # of a symlink the target is replaced, not the link
+    known = _read(path)
+    line = f"{key} = {json.dumps(value, ensure_ascii=False)}"
+    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    pattern = re.compile(rf"^[ \t]*(?:{key}|\"{key}\"|'{key}')[ \t]*=.*$", re.MULTILINE)
+    # In front where there was none: behind a table's header it would belong to the table.
+    new = pattern.sub(lambda _: line, old, count=1) if key in known else f"{line}\n{old}"
+    try:
+        changed = tomllib.loads(new)
+    except tomllib.TOMLDecodeError:
+        changed = {}
+    if changed != known | {key: value}:
+        raise ConfigError(f"{path} cannot be changed safely; put `{line}` there yourself")
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(new)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            draft.chmod(stat.S_IMODE(path.stat().st_mode))
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    return path
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -115,3 +115,10 @@ def copy_bandwidth(device: torch.device, clock: Callable[[], float]) -> float:
         synchronise(device)
         best = min(best, clock() - start)
     return 2 * size / max(best, 1e-9)
+
+
+def build() -> str:
+    """Which torch this is and what it was built for."""
+    made_for = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
+    made_for = f"ROCm {torch.version.hip}" if torch.version.hip else made_for
+    return f"torch {torch.__version__} ({'mps' if torch.backends.mps.is_built() else made_for})"

@@ -1,0 +1,309 @@
+"""`stopgap model …`: import checkpoints, choose between models, look at them, check them, remove them.
+
+Knows the terminal; where models stand is the shelf's, tensors are `infill`'s, which is imported when a command needs
+it. An import may stop at any moment, and the same command goes on with it.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .oneshot import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from stopgap.infill.importing import Report
+    from stopgap.infill.packed import Manifest
+
+    from .shelf import Shelved
+
+app = typer.Typer(help="Import, choose and check models.", no_args_is_help=True)
+
+_EXAMPLE = "google/diffusiongemma-26B-A4B-it"
+
+
+@app.command("import")
+def import_(
+    source: Annotated[
+        str, typer.Argument(help=f"A folder, a .gguf file, or a hub id like {_EXAMPLE} (…:Q4_K_M for one of several).")
+    ],
+    bits: Annotated[int, typer.Option(metavar="4|8|16", help="Bits of most weights; `stopgap doctor` advises.")] = 4,
+    name: Annotated[str, typer.Option(help="What to call it; made from the source if not given.")] = "",
+    adapter: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="A LoRA adapter to merge into it, as PEFT writes them.")
+    ] = None,
+    keep_download: Annotated[
+        bool, typer.Option("--keep-download", help="Leave the checkpoint from the hub on the disk.")
+    ] = False,
+) -> None:
+    """Bring a DiffusionGemma checkpoint into stopgap's own packed format.
+
+    Ctrl-C or a kill loses little: the same command goes on. This is the only command that ever uses the network, and
+    only for a hub id.
+    """
+    from . import shelf
+
+    if bits not in (4, 8, 16):
+        raise InputError(f"--bits {bits}: 4, 8 or 16 was expected")
+    name = name or shelf.proposed_name(source, bits)
+    out = shelf.place_for(name)
+    again = _command(source, bits, name, adapter)
+    if adapter is not None and not (adapter / "adapter_config.json").is_file():
+        raise InputError(f"{adapter} is no adapter: a folder with adapter_config.json was expected")
+    try:
+        path, download = _located(source)
+        report, left_out = _pack(path, adapter, out, bits, source, lambda: shelf.begin(name, again))
+    except KeyboardInterrupt:
+        _say(f"stopped; what is done is kept, and `{again}` goes on with it")
+        raise
+    if download is not None and not keep_download:
+        import shutil
+
+        shutil.rmtree(download, ignore_errors=True)
+    _summarise(name, report, left_out)
+
+
+@app.command("list")
+def list_(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+    """Show the models that are here; a star marks the one in use."""
+    from .shelf import shelf
+
+    models = shelf()
+    if as_json:
+        print(json.dumps([_facts(model) for model in models]))
+        return
+    from rich.console import Console
+
+    Console(highlight=False).print(_table(models))
+
+
+@app.command()
+def use(name: Annotated[str, typer.Argument(help='As `stopgap model list` says, or "starter".')]) -> None:
+    """Choose the model that fills are made with from now on."""
+    from . import shelf
+
+    print(shelf.use(name))
+
+
+@app.command()
+def info(
+    name: Annotated[str, typer.Argument(help="As `stopgap model list` says.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show a model's shapes, bits and source, and what rounding did to its weights."""
+    from stopgap.infill.packed import is_packed, read_manifest
+    from stopgap.infill.weights import read_config
+
+    from .shelf import finished
+
+    model = finished(name)
+    config = read_config(model.folder)
+    manifest = read_manifest(model.folder) if is_packed(model.folder) else None
+    facts = _facts(model) | {
+        "layers": len(config.layers),
+        "hidden_size": config.hidden_size,
+        "experts": config.num_experts,
+        "experts_per_token": config.top_k_experts,
+        "vocabulary": config.vocab_size,
+        "canvas": config.canvas_length,
+        "longest_prompt": config.max_positions,
+        "round_trip": _round_trip(manifest),
+    }
+    if as_json:
+        print(json.dumps(facts))
+        return
+    shown = facts | {"bits": model.bits or "not packed", "size": _gb(model.size), "imported": facts["imported"] or "-"}
+    for key, value in shown.items():
+        if key not in ("round_trip", "unfinished", "used"):
+            print(f"{key.replace('_', ' '):18} {value}")
+    errors = _round_trip(manifest)
+    if errors:
+        mean = errors.pop("mean")
+        print(f"{'round-trip error':18} {mean:.2%} of a weight's own size on average, by root mean square; most in")
+        for weight, error in errors.items():
+            print(f"{'':18} {error:.2%}  {weight}")
+
+
+@app.command()
+def verify(name: Annotated[str, typer.Argument(help="As `stopgap model list` says.")]) -> None:
+    """Read all of a model and compare every checksum."""
+    from stopgap.infill import packed
+    from stopgap.infill.weights import read_config
+
+    from .shelf import finished
+
+    model = finished(name)
+    if not packed.is_packed(model.folder):
+        raise InputError(f"{name} is no packed model and has no checksums")
+    began = time.monotonic()
+    with _bar(f"reading {name}") as show:
+
+        def progress(done: int, total: int) -> None:
+            spent = time.monotonic() - began
+            show(done, total, spent * (total - done) / done if done else None)
+
+        packed.verify(model.folder, read_config(model.folder), progress)
+    print(f"{name} is whole: {_gb(model.size)} in {time.monotonic() - began:.0f} s")
+
+
+@app.command()
+def remove(
+    name: Annotated[str, typer.Argument(help="As `stopgap model list` says.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a model, or what an unfinished import has left."""
+    from . import shelf
+
+    model = shelf.find(name)
+    shelf.check_removable(model)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise InputError(f"removing {name} needs --yes where nobody can be asked")
+        typer.confirm(f"Delete {name} ({_gb(model.size)}, {model.folder})?", abort=True)
+    print(f"removed {name}: {_gb(shelf.remove(name))} are free again")
+
+
+def _command(source: str, bits: int, name: str, adapter: Path | None) -> str:
+    words = ["stopgap", "model", "import", source, "--bits", str(bits), "--name", name]
+    return shlex.join([*words, *(["--adapter", str(adapter)] if adapter else [])])
+
+
+def _located(source: str) -> tuple[Path, Path | None]:
+    """The path to import and, if it had to be fetched, the folder of the download. Raises `InputError`, `HubError`."""
+    from . import hub, shelf
+
+    path = Path(source).expanduser()
+    if path.exists():
+        return path.absolute(), None
+    remote = hub.Remote.parse(source)
+    if remote is None:
+        raise InputError(f"there is no {source}: name a folder, a .gguf file or a hub id like {_EXAMPLE}")
+    folder = shelf.downloads_dir() / source.replace("/", "--").replace(":", "--")
+    _say(f"fetching {source} from huggingface.co into {folder}")
+    return hub.fetch(remote, folder, quiet=not sys.stderr.isatty()), folder
+
+
+def _pack(
+    path: Path, adapter: Path | None, out: Path, bits: int, origin: str, begin: Callable[[], None]
+) -> tuple[Report, str]:
+    """Open the source and import it, with a bar; the report, and in words what was left out."""
+    from stopgap.infill.importing import Progress, import_model
+    from stopgap.infill.sources import describe_skipped, open_source
+
+    opened = open_source(path, adapter)
+    if left_out := describe_skipped(opened.skipped):
+        _say(f"left out: {left_out}")
+    begin()
+    with _bar(f"packing {out.name}") as show:
+
+        def progress(at: Progress) -> None:
+            show(at.done, at.total, at.left)
+
+        report = import_model(
+            opened,
+            out,
+            bits,  # type: ignore[arg-type]
+            clock=time.monotonic,
+            progress=progress,
+            origin=origin,
+        )
+    return report, left_out
+
+
+def _summarise(name: str, report: Report, left_out: str) -> None:
+    manifest = report.manifest
+    errors = _round_trip(manifest)
+    lines = [f"{name}: {_gb(manifest.nbytes)} at {manifest.bits} bits from {manifest.source}, {_span(report.seconds)}"]
+    if report.resumed:
+        lines.append(f"{report.resumed / report.total:.0%} of it was there from before")
+    if left_out:
+        lines.append(f"left out: {left_out}")
+    if errors:
+        lines.append(f"rounding changed the weights by {errors['mean']:.2%} on average (`stopgap model info {name}`)")
+    print("\n".join([*lines, f"`stopgap model use {name}` makes it the one that fills"]))
+
+
+def _round_trip(manifest: Manifest | None) -> dict[str, float]:
+    """The mean relative error of the rounded weights, and the five worst by name; empty if nothing was rounded."""
+    if manifest is None:
+        return {}
+    errors = {name: record.error for name, record in manifest.tensors.items() if record.kind != "bf16"}
+    if not errors:
+        return {}
+    worst = sorted(errors, key=lambda name: -errors[name])[:5]
+    return {"mean": sum(errors.values()) / len(errors)} | {name: errors[name] for name in worst}
+
+
+def _facts(model: Shelved) -> dict[str, Any]:
+    imported = time.strftime("%Y-%m-%d %H:%M", time.localtime(model.imported)) if model.imported else None
+    return {
+        "name": model.name,
+        "used": model.used,
+        "bits": model.bits,
+        "size": model.size,
+        "imported": imported,
+        "source": model.source,
+        "folder": str(model.folder),
+        "unfinished": model.command or None,
+    }
+
+
+def _table(models: list[Shelved]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("", "model", "bits", "size", "imported", "from")
+    for model in models:
+        facts = _facts(model)
+        origin = f"unfinished: {model.command}" if model.command else model.source
+        cells = ("*" if model.used else "", model.name, str(model.bits or "-"), _gb(model.size))
+        table.add_row(*map(Text, (*cells, facts["imported"] or "-", origin)))
+    return table
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int, float | None], None]]:
+    """A bar with the time left on stderr; where that is no terminal, a line for each tenth."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]}"))
+    told = -1
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None, left="")
+
+        def show(done: int, total: int, left: float | None) -> None:
+            nonlocal told
+            ahead = f"{_span(left)} left" if left is not None else ""
+            bar.update(task, completed=done, total=total, left=ahead)
+            if not console.is_terminal and (tenth := 10 * done // max(total, 1)) > told:
+                told = tenth
+                _say(f"{what}: {tenth * 10} %{', ' if ahead else ''}{ahead}")
+
+        yield show
+
+
+def _say(line: str) -> None:
+    print(f"stopgap: {line}", file=sys.stderr, flush=True)
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def _span(seconds: float) -> str:
+    """A time to wait, to about two digits."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
