@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stopgap.kernels.head import head as denoise_head
+from stopgap.kernels.head import Conditioning, Noise, denoise_head
 from stopgap.kernels.norm import rms_norm
+from stopgap.kernels.quantised import Int8Rows
 
 from .layers import Weights, block, each_tensor, self_condition
 from .model_config import ModelConfig, ModelError, expected_shapes
@@ -54,9 +55,12 @@ class Model:
         self.config = config
         self.weights = weights
         self.name = name
-        self.device = weights.embedding.device
+        table = weights.embedding
+        self.device = (table.codes if isinstance(table, Int8Rows) else table).device
         self.dtype = weights.norm.dtype
         self._scale = math.sqrt(config.hidden_size)
+        self.conditioning: Conditioning = "dense"
+        """Over which tokens a step's expected embedding is taken."""
         seen: dict[int, Tensor] = {}
         each_tensor(weights, lambda tensor: seen.setdefault(tensor.data_ptr(), tensor))
         self.nbytes = sum(tensor.nbytes for tensor in seen.values())
@@ -76,7 +80,9 @@ class Model:
         """A cache for `capacity` prompt tokens and `scratch` canvas slots at once (default: four canvases)."""
         room = 4 * self.config.canvas_length if scratch is None else scratch
         # The embedding is bf16 beside int8 weights if the processor is fast at it (`weights`); so is the cache then.
-        return PrefixCache(self.config, capacity, room, self.device, self.dtype, self.weights.embedding.dtype)
+        embedding = self.weights.embedding
+        stored = self.dtype if isinstance(embedding, Int8Rows) else embedding.dtype
+        return PrefixCache(self.config, capacity, room, self.device, self.dtype, stored)
 
     @torch.inference_mode()
     def encode(self, cache: PrefixCache, ids: Sequence[int]) -> Tensor:
@@ -120,17 +126,17 @@ class Model:
         *,
         lengths: Sequence[int] | None = None,
         conditioning: Tensor | None = None,
-        temperature: float = 1.0,
+        temperature: float | Tensor = 1.0,
         banned: Tensor | None = None,
         allowed: Mapping[int, Tensor] | None = None,
-        gumbel: Tensor | torch.Generator | None = None,
+        gumbel: Noise = None,
     ) -> Denoised:
         """One step: every canvas row sees the prefix and all of itself; the head runs for free slots only.
 
         canvas [B, C] int64; free [B, C] bool; lengths: slots used per row (default all C; no slot behind
         that may be free); conditioning [B, C, D] from the step before, None at the first; banned [V] bool;
-        allowed: number of a free slot to the only ids it may hold; gumbel: noise [N, V], a generator, or None
-        for greedy samples. The cache keeps its length, its scratch slots are overwritten.
+        allowed: number of a free slot to the only ids it may hold; gumbel: noise [N, V], what to draw it from,
+        or None for greedy samples. The cache keeps its length, its scratch slots are overwritten.
         """
         rows, width = canvas.shape
         window = cache.canvas_window([width] * rows if lengths is None else lengths, width)
@@ -144,16 +150,18 @@ class Model:
         x = self_condition(self.weights.self_conditioning, embedded, soft, self.config.rms_norm_eps)
         hidden = self._forward(x, window, decoder=True)[slots]
         step = denoise_head(
-            self.weights.head(hidden),
+            hidden,
+            self.weights.embedding,
             softcap=self.config.softcap,
             temperature=temperature,
             banned=banned,
             allowed=allowed,
             noise=gumbel,
+            conditioning=self.conditioning,
+            round_logits=self.dtype == torch.bfloat16,
+            project=self.weights.head,
         )
-        embedding = self.weights.embedding
-        expected = step.probabilities.to(embedding.dtype).mm(embedding).to(self.dtype) * self._scale
-        following = embedded.index_copy(0, slots, expected)
+        following = embedded.index_copy(0, slots, step.conditioning * self._scale)
         if keep is not None:
             padded = following.new_zeros((rows * width, self.config.hidden_size))
             following = padded.index_copy_(0, keep, following)
@@ -181,7 +189,12 @@ class Model:
         return list(torch.split(logs.gather(1, tokens[1:, None]).squeeze(1), lengths))
 
     def _embed(self, tokens: Tensor) -> Tensor:
-        return self.weights.embedding.index_select(0, tokens).to(self.dtype) * self._scale
+        embedding = self.weights.embedding
+        if isinstance(embedding, Int8Rows):
+            rows = embedding.codes.index_select(0, tokens) * embedding.scale.index_select(0, tokens)[:, None]
+        else:
+            rows = embedding.index_select(0, tokens)
+        return rows.to(self.dtype) * self._scale
 
     def _forward(self, x: Tensor, window: Window, *, decoder: bool) -> Tensor:
         """x [T, D] through all layers and the final norm."""

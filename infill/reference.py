@@ -16,7 +16,7 @@ import transformers
 from torch import Tensor
 from transformers import DiffusionGemmaForBlockDiffusion, DynamicCache
 
-from stopgap.kernels.head import head as denoise_head
+from stopgap.kernels.head import Noise, read
 
 from .cpu import choose_threads
 from .model import Denoised, Model
@@ -116,10 +116,10 @@ class ReferenceModel(Model):
         *,
         lengths: Sequence[int] | None = None,
         conditioning: Tensor | None = None,
-        temperature: float = 1.0,
+        temperature: float | Tensor = 1.0,
         banned: Tensor | None = None,
         allowed: Mapping[int, Tensor] | None = None,
-        gumbel: Tensor | torch.Generator | None = None,
+        gumbel: Noise = None,
     ) -> Denoised:
         prefix = self._prefix(cache)
         decoder = self.network.model.decoder
@@ -131,7 +131,7 @@ class ReferenceModel(Model):
             hidden = decoder(decoder_input_ids=tokens, past_key_values=prefix).last_hidden_state
             logits.append(self.network.lm_head(hidden)[0][free[row, :length]])
             following[row, :length] = decoder.embed_tokens(tokens)[0]
-        step = denoise_head(
+        step = read(
             torch.cat(logits),
             softcap=self.config.softcap,
             temperature=temperature,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from functools import cache
 from importlib.util import find_spec
 from typing import Literal
 
@@ -32,13 +33,23 @@ def chosen(where: device) -> Path:
     wanted = os.environ.get(SWITCH, "")
     if wanted not in {"", "torch", "triton"}:
         raise PathError(f"{SWITCH} is {wanted!r}: set it to torch or triton, or leave it unset")
-    installed = find_spec("triton") is not None
     if not wanted:
-        return "triton" if where.type == "cuda" and installed else "torch"
+        return "triton" if where.type == "cuda" and _installed() else "torch"
     if wanted == "triton":
-        if not installed:
+        if not _installed():
             raise PathError(f"{SWITCH}=triton, but triton is not installed: pip install triton, or unset {SWITCH}")
         if where.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
             raise PathError(f"{SWITCH}=triton needs a CUDA device, not {where.type}: unset {SWITCH}")
         return "triton"
     return "torch"
+
+
+@cache
+def _installed() -> bool:
+    return find_spec("triton") is not None  # 170 us, and every kernel asks
+
+
+@cache
+def installed() -> bool:
+    """Whether triton can be imported; looking takes longer than a small kernel."""
+    return find_spec("triton") is not None

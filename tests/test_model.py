@@ -92,9 +92,9 @@ def logits_seen(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     seen: list[Tensor] = []
     head = model_module.denoise_head
 
-    def recording(logits: Tensor, *, softcap: float, **rest: object) -> object:
-        seen.append(torch.tanh(logits / softcap) * softcap)
-        return head(logits, softcap=softcap, **rest)  # type: ignore[arg-type]
+    def recording(hidden: Tensor, embedding: Tensor, *, softcap: float, **rest: object) -> object:
+        seen.append(torch.tanh(hidden @ embedding.T / softcap) * softcap)
+        return head(hidden, embedding, softcap=softcap, **rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(model_module, "denoise_head", recording)
     return seen
