@@ -56,7 +56,7 @@ def drive(
                 return
             yield None
             ready = _choose(wanted, most)
-            _run([wanted.pop(number) for number in ready], model)
+            run_many(model, [wanted.pop(number) for number in ready])
     finally:
         for fill in fills:
             fill.close()  # type: ignore[attr-defined]
@@ -96,7 +96,8 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
     return one is other or (one is not None and other is not None and torch.equal(one, other))
 
 
-def _run(works: Sequence[Work], model: Model) -> None:
+def run_many(model: Model, works: Sequence[Work]) -> None:
+    """One pass for several fills, whose works are of one kind (`_fits`)."""
     if len(works) == 1:
         run(model, works[0])
     elif encodes := [work for work in works if isinstance(work, Encode)]:
@@ -108,10 +109,10 @@ def _run(works: Sequence[Work], model: Model) -> None:
         for number, one in enumerate(logits):
             one.out = rows[number : number + 1]
     else:
-        _step([work for work in works if isinstance(work, Step)], model)
+        _step(model, [work for work in works if isinstance(work, Step)])
 
 
-def _step(steps: Sequence[Step], model: Model) -> None:
+def _step(model: Model, steps: Sequence[Step]) -> None:
     """Canvases one below the other, each before its own prefix."""
     rows = [len(step.canvas.ids) for step in steps]
     joined = _stack([step.canvas for step in steps])
