@@ -130,6 +130,16 @@ class SaysNothing(Knower):
         yield Outcome(request.start, request.end, "", (), reason="the time was up")
 
 
+def test_an_answer_too_quick_to_measure_a_step_is_held_against_the_usual_one(tree: Path) -> None:
+    """5 ms are over within the first step of 10 ms."""
+    samples, clock = list(holes([tree], 20, 0)), Ticks()
+    result = run_eval(
+        "holes", [tree], clock=clock, engine=Knower(samples, clock), budgets=[5, 75], limit=20, with_baselines=False
+    )
+    quick = values(result, "knower · 5 ms")
+    assert quick["late"] == 0 and quick["beyond_p99"] == pytest.approx(5)
+
+
 @pytest.mark.parametrize(("engine", "late"), [(Knower, 0), (Lingers, 20), (SaysNothing, 20)])
 def test_an_answer_later_than_budget_and_one_step_is_late(tree: Path, engine: type[Knower], late: int) -> None:
     clock = Ticks()
