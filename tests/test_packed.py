@@ -277,3 +277,10 @@ def test_int4_of_nothing_and_of_nearly_nothing_is_nothing() -> None:
     for weights in (torch.zeros(3, 64), torch.full((3, 64), 1e-42)):
         assert not Int4Groups.of(weights).dense(torch.float32).any()
     assert Int4Groups.of(torch.empty(0, 7, 128)).codes.shape == (0, 7, 64)
+
+
+def test_every_weight_is_described(checkpoint: Path) -> None:
+    page = (Path(packed.__file__).parent / "PACKED.md").read_text(encoding="utf-8")
+    for name in plan(read_config(checkpoint), 4):
+        described = name.replace("layers.0.", "layers.N.").replace("layers.1.", "layers.N.")
+        assert f"`{described}`" in page or f"`{described.removeprefix('layers.N.')}`" in page, name
