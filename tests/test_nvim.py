@@ -282,6 +282,77 @@ def test_escape_stops_a_rewrite_under_way(nvim: Neovim) -> None:
     assert nvim.lines() == SOURCE.splitlines()
 
 
+MEAN = """def mean(values):
+    total = 0
+    for value in values:
+        total = total + value
+    count = len(values)
+    assert count
+    result = total / count
+    return result
+
+
+äöü = mean(['😀'])
+"""
+SUMMED = MEAN.replace("0\n    for value in values:\n        total = total + value", "sum(values)")
+BOTH = SUMMED.replace("result = total / count\n    return result", "return total / count")
+TWO = "stopgap: <CR> accept all · <M-CR> this one (2 left) · <M-BS> skip it · <Esc> reject · <M-]> again"
+
+
+def begin_long_rewrite(nvim: Neovim) -> None:
+    nvim.edit(MEAN)
+    nvim.type(":2,8Stopgap rewrite<CR>")
+    nvim.until(lambda: nvim.preview()[:1] == [TWO])
+    assert nvim.preview()[1:5] == BOTH.splitlines()[1:5]
+
+
+def test_one_change_of_a_rewrite_is_taken_and_the_other_skipped(nvim: Neovim) -> None:
+    begin_long_rewrite(nvim)
+    nvim.type("<M-CR>")
+    nvim.until(lambda: nvim.lines() == SUMMED.splitlines())
+    assert finished(nvim)  # one change is left
+    assert nvim.preview()[1:5] == BOTH.splitlines()[1:5]
+    nvim.type("<M-BS>")
+    nvim.until(lambda: nvim.preview() == [])
+    assert nvim.lines() == SUMMED.splitlines()
+    nvim.type("u")
+    nvim.until(lambda: nvim.lines() == MEAN.splitlines())
+
+
+def test_the_first_change_is_skipped_and_the_rest_accepted(nvim: Neovim) -> None:
+    begin_long_rewrite(nvim)
+    nvim.type(":Stopgap reject hunk<CR>")
+    nvim.until(lambda: finished(nvim))
+    nvim.type("<CR>")
+    nvim.until(lambda: nvim.preview() == [])
+    assert (
+        nvim.lines()
+        == BOTH.replace("sum(values)", "0\n    for value in values:\n        total = total + value").splitlines()
+    )
+
+
+def test_changes_taken_one_by_one_are_the_whole_rewrite_and_each_an_undo_step(nvim: Neovim) -> None:
+    begin_long_rewrite(nvim)
+    nvim.type("<M-CR>")
+    nvim.until(lambda: nvim.lines() == SUMMED.splitlines())
+    nvim.type(":Stopgap accept hunk<CR>")
+    nvim.until(lambda: nvim.preview() == [])
+    assert nvim.lines() == BOTH.splitlines()
+    assert nvim.messages() == []
+    nvim.type("u")
+    nvim.until(lambda: nvim.lines() == SUMMED.splitlines())
+
+
+def test_trying_again_after_one_change_is_about_the_same_lines(nvim: Neovim) -> None:
+    begin_long_rewrite(nvim)
+    nvim.type("<M-CR>")
+    nvim.until(lambda: finished(nvim))
+    nvim.lua("require('stopgap.preview').again()")
+    nvim.until(lambda: finished(nvim) and nvim.preview()[1:5] == BOTH.splitlines()[1:5])
+    nvim.type("<CR>")
+    nvim.until(lambda: nvim.lines() == BOTH.splitlines())
+
+
 def test_a_change_of_the_text_drops_a_rewrite(nvim: Neovim) -> None:
     begin_rewrite(nvim)
     nvim.until(lambda: finished(nvim))

@@ -22,6 +22,8 @@ LINES = (
     "print(max(values, key=len))",
     "call(\n    first,\n    second,\n)",
 )
+LONGER = "    total = sum(values)\n    count = len(values)\n    assert count\n    return total / count"
+"""What several lines become."""
 REWRITES = ("return sorted(set(values))  # 😀 ok", "return list(dict.fromkeys(values))")
 
 
@@ -53,7 +55,8 @@ class Engine:
             end = line_end(request.source, start)
             line = request.source[line_start:end]
             start = line_start + len(line) - len(line.lstrip())
-        text = REWRITES[request.seed % len(REWRITES)]
+        several = b"\n" in request.source[start:end]
+        text = LONGER if several else REWRITES[request.seed % len(REWRITES)]
         steps = int(os.environ.get("STOPGAP_TEST_STEPS", "4"))
         for step in range(1, steps):
             if stop():

@@ -64,7 +64,7 @@ def browser() -> str | None:
 
 def missing() -> str:
     """What is not there, or an empty string."""
-    if not (cache() / "installed").exists() or not (EXTENSION / "node_modules").exists():
+    if not (cache() / "installed").exists() or not (EXTENSION / "node_modules" / ".package-lock.json").exists():
         return "no VS Code for tests; tests/vscode/setup.sh installs one"
     return "" if browser() else "no Chromium; tests/vscode/setup.sh says how to get it"
 

@@ -48,13 +48,19 @@ export function placed(edits: readonly Edit[]): [number, number][] {
 export function afterAccepting(hunks: readonly Hunk[], index: number): Hunk[] {
   const taken = hunks[index];
   if (!taken) return [...hunks];
-  const moved = taken.reduce((sum, edit) => sum + edit.text.length - (edit.end - edit.start), 0);
+  const moved = growth(taken);
   const shifted = (edit: Edit): Edit => ({ ...edit, start: edit.start + moved, end: edit.end + moved });
   return hunks.flatMap((hunk, i): Hunk[] => {
     if (i === index) return [];
     const [first, ...rest] = hunk;
     return i < index ? [hunk] : [[shifted(first), ...rest.map(shifted)]];
   });
+}
+
+/** Where [start, end) is once edits have been applied; one that touches its end belongs to it. A cursor stays one. */
+export function followed([start, end]: readonly [number, number], edits: readonly Edit[]): [number, number] {
+  const first = start + growth(edits.filter((edit) => edit.end <= start));
+  return [first, start === end ? first : end + growth(edits.filter((edit) => edit.start <= end))];
 }
 
 /** What is not in `ranges`, of a text of this length; `ranges` may be unordered and overlap. */
@@ -67,6 +73,10 @@ export function gaps(ranges: readonly (readonly [number, number])[], length: num
   }
   if (at < length) found.push([at, length]);
   return found.filter(([start, end]) => start < end);
+}
+
+function growth(edits: readonly Edit[]): number {
+  return edits.reduce((sum, edit) => sum + edit.text.length - (edit.end - edit.start), 0);
 }
 
 function newlines(text: string): number {

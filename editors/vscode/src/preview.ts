@@ -7,7 +7,7 @@ import { randomUUID } from 'node:crypto';
 import * as vscode from 'vscode';
 import type { Ask } from './actions.ts';
 import { DraftView, type Lens, type Picture } from './draftView.ts';
-import { afterAccepting, applied, gaps, grouped, placed, type Edit, type Hunk } from './hunks.ts';
+import { afterAccepting, applied, followed, gaps, grouped, placed, type Edit, type Hunk } from './hunks.ts';
 import * as protocol from './protocol.ts';
 import type { Server } from './server.ts';
 
@@ -15,7 +15,8 @@ import type { Server } from './server.ts';
 const FRAME_MS = 80;
 
 interface Session {
-  readonly ask: Ask;
+  /** Its range moves with the hunks that are accepted. */
+  ask: Ask;
   readonly document: vscode.TextDocument;
   readonly column: vscode.ViewColumn | undefined;
   seed: number;
@@ -239,8 +240,9 @@ export class Previews implements vscode.Disposable {
   }
 
   private async apply(session: Session, edits: readonly Edit[]): Promise<boolean> {
-    const { document, column } = session;
+    const { ask, document, column } = session;
     if (document.version !== session.version) return false;
+    const range = followed([document.offsetAt(ask.range.start), document.offsetAt(ask.range.end)], edits);
     const where = column === undefined ? {} : { viewColumn: column };
     const editor = await vscode.window.showTextDocument(document, where);
     this.applying = true;
@@ -251,6 +253,10 @@ export class Previews implements vscode.Disposable {
         }
       });
       session.version = document.version;
+      if (done) {
+        const [start, end] = range.map((offset) => document.positionAt(offset)) as [vscode.Position, vscode.Position];
+        session.ask = { ...ask, range: new vscode.Range(start, end) };
+      }
       return done;
     } finally {
       this.applying = false;

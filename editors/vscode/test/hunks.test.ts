@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { afterAccepting, applied, gaps, grouped, placed, type Edit } from '../src/hunks.ts';
+import { afterAccepting, applied, followed, gaps, grouped, placed, type Edit } from '../src/hunks.ts';
 
 const TEXT = 'one\ntwo\nthree\nfour\nfive\n';
 
@@ -43,4 +43,13 @@ test('what is not settled is noise, whatever order and overlap the ranges have',
   assert.deepEqual(gaps([[0, 4]], 4), []);
   assert.deepEqual(gaps([], 2), [[0, 2]]);
   assert.deepEqual(gaps([[5, 9]], 3), [[0, 3]]);
+});
+
+test('a range goes with the edits before and in it', () => {
+  const edits = [edit('one', 'eins'), edit('three', '3'), edit('five', 'fünfzig')];
+  const after = applied(TEXT, edits);
+  const start = TEXT.indexOf('two');
+  const [first, last] = followed([start, TEXT.indexOf('four') + 4], edits);
+  assert.equal(after.slice(first, last), 'two\n3\nfour');
+  assert.deepEqual(followed([start, start], edits), [first, first]);
 });

@@ -124,8 +124,8 @@ M.run = {
   end,
   rewrite = function(words, options) show('rewrite', options, table.concat(words, ' ')) end,
   fill = function(_, options) show('hole', options) end,
-  accept = preview.accept,
-  reject = preview.reject,
+  accept = function(words) (words[1] == 'hunk' and preview.accept_hunk or preview.accept)() end,
+  reject = function(words) (words[1] == 'hunk' and preview.skip_hunk or preview.reject)() end,
   again = preview.again,
   restart = function()
     preview.reject()

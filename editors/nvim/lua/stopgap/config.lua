@@ -96,6 +96,9 @@ M.keys = {
   { name = 'preview_accept', mode = 'preview', default = '<CR>', doc = 'Apply the rewrite shown, as one undo step.' },
   { name = 'preview_reject', mode = 'preview', default = '<Esc>', doc = 'Drop the rewrite; while the model still works, '
     .. 'stop it.' },
+  { name = 'preview_accept_hunk', mode = 'preview', default = '<M-CR>', doc = 'Apply the first of the changes that the '
+    .. 'rewrite consists of; the rest stays to be decided. Each is an undo step.' },
+  { name = 'preview_skip_hunk', mode = 'preview', default = '<M-BS>', doc = 'Leave that change out.' },
   { name = 'preview_again', mode = 'preview', default = '<M-]>', doc = 'Ask for another rewrite of the same place.' },
 }
 
@@ -112,8 +115,8 @@ M.commands = {
   { name = 'rewrite', args = { 'instruction' }, range = true, doc = 'Rewrite the selection, or the function around the cursor. Words after it are an '
     .. 'instruction, for models that follow instructions. Shows a preview first.' },
   { name = 'fill', doc = 'Fill the hole at the cursor: a placeholder, or an empty body. Shows a preview first.' },
-  { name = 'accept', doc = 'Apply the preview.' },
-  { name = 'reject', doc = 'Drop the preview.' },
+  { name = 'accept', args = { 'hunk' }, doc = 'Apply the preview, or the change of it that comes next.' },
+  { name = 'reject', args = { 'hunk' }, doc = 'Drop the preview, or the change of it that comes next.' },
   { name = 'again', doc = 'Try the preview again.' },
   { name = 'restart', doc = 'Stop the language server and start it again, e.g. after an upgrade.' },
 }
@@ -124,7 +127,8 @@ M.highlights = {
   { name = 'StopgapHint', default = 'Comment', doc = 'The number of a candidate, and the line above a preview.' },
   { name = 'StopgapOld', default = 'DiffDelete', doc = 'Text that a rewrite would replace.' },
   { name = 'StopgapNew', default = 'DiffAdd', doc = 'Text of a finished rewrite.' },
-  { name = 'StopgapSettled', default = 'Normal', doc = 'Text of a draft that has stopped changing.' },
+  { name = 'StopgapNext', default = 'DiffText', doc = 'The change of several that comes next.' },
+  { name = 'StopgapSettled', default = 'Normal', doc = 'Text of a draft that has stopped changing, and what a rewrite keeps.' },
   { name = 'StopgapNoise', default = 'NonText', doc = 'Text of a draft that still changes.' },
 }
 

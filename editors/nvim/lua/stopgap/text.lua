@@ -72,6 +72,24 @@ end
 
 ---@alias stopgap.Chunk [string, string] text and highlight group
 
+---Text as virtual lines, in colours.
+---@param pieces stopgap.Chunk[] may hold line breaks
+---@return stopgap.Chunk[][]
+function M.lines_of(pieces)
+  local lines = { {} }
+  for _, piece in ipairs(pieces) do
+    for i, part in ipairs(vim.split(piece[1], '\n', { plain = true })) do
+      if i > 1 then
+        lines[#lines + 1] = {}
+      end
+      if part ~= '' then
+        table.insert(lines[#lines], { M.printable(part), piece[2] })
+      end
+    end
+  end
+  return lines
+end
+
 ---A draft as virtual lines: what has settled in one colour, what still changes in another.
 ---@param before string the line's text before the draft
 ---@param text string
@@ -79,26 +97,17 @@ end
 ---@param settled [integer, integer][] utf-16 ranges of `text`, as in `stopgap/draft`
 ---@return stopgap.Chunk[][]
 function M.draft_lines(before, text, after, settled)
-  local lines = { { { before, 'StopgapSettled' } } }
-  local function add(piece, group)
-    for i, part in ipairs(vim.split(piece, '\n', { plain = true })) do
-      if i > 1 then
-        lines[#lines + 1] = {}
-      end
-      local line = lines[#lines]
-      line[#line + 1] = { M.printable(part), group }
-    end
-  end
+  local pieces = { { before, 'StopgapSettled' } }
   local done = 0
   for _, range in ipairs(settled) do
     local from, to = M.byte_of(text, range[1], 'utf-16'), M.byte_of(text, range[2], 'utf-16')
-    add(text:sub(done + 1, from), 'StopgapNoise')
-    add(text:sub(from + 1, to), 'StopgapSettled')
+    pieces[#pieces + 1] = { text:sub(done + 1, from), 'StopgapNoise' }
+    pieces[#pieces + 1] = { text:sub(from + 1, to), 'StopgapSettled' }
     done = to
   end
-  add(text:sub(done + 1), 'StopgapNoise')
-  add(after, 'StopgapSettled')
-  return lines
+  pieces[#pieces + 1] = { text:sub(done + 1), 'StopgapNoise' }
+  pieces[#pieces + 1] = { after, 'StopgapSettled' }
+  return M.lines_of(pieces)
 end
 
 ---Text for virtual lines, which show neither tabs nor control characters as a buffer does.
