@@ -90,7 +90,8 @@ def svg(frames: list[Frame], above: str, below: str) -> str:
         start = frame.at * slower / total if index else 0.0
         stop = frames[index + 1].at * slower / total if index + 1 < len(frames) else 1.0
         caption = f"{frame.caption} · shown {slower:.0f} times slower" if slower >= 1.5 else frame.caption
-        parts.append(f'<g visibility="hidden">{shown(start, stop)}{code(frame, above, below)}')
+        still = "hidden" if index + 1 < len(frames) else "visible"  # what a viewer that does not animate shows
+        parts.append(f'<g visibility="{still}">{shown(start, stop)}{code(frame, above, below)}')
         parts.append(f'<text x="20" y="{height - LINE}" fill="{COLORS["caption"]}">{escape(caption)}</text></g>')
     return "".join([*parts, "</svg>\n"]).replace("<g visibility", "\n<g visibility")
 
