@@ -55,6 +55,8 @@ def import_(
 
     if bits not in (4, 8, 16):
         raise InputError(f"--bits {bits}: 4, 8 or 16 was expected")
+    if (local := Path(source).expanduser()).exists():
+        source = str(local.absolute())  # the command that goes on must mean the same from any folder
     name = name or shelf.proposed_name(source, bits)
     out = shelf.place_for(name)
     again = _command(source, bits, name, adapter)
@@ -182,9 +184,8 @@ def _located(source: str) -> tuple[Path, Path | None]:
     """The path to import and, if it had to be fetched, the folder of the download. Raises `InputError`, `HubError`."""
     from . import hub, shelf
 
-    path = Path(source).expanduser()
-    if path.exists():
-        return path.absolute(), None
+    if (path := Path(source)).exists():
+        return path, None
     remote = hub.Remote.parse(source)
     if remote is None:
         raise InputError(f"there is no {source}: name a folder, a .gguf file or a hub id like {_EXAMPLE}")

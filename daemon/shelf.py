@@ -180,7 +180,8 @@ def _starter(used: str) -> Shelved:
 def _shelved(folder: Path, used: str) -> Shelved:
     facts: dict[str, object] = {}
     with suppress(OSError, ValueError):
-        facts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        read = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        facts = read if isinstance(read, dict) else {}
     command = ""
     if folder.name.endswith(PARTIAL) or not (folder / "config.json").is_file():
         with suppress(OSError):
