@@ -85,10 +85,10 @@ def parts(prompt: str) -> tuple[str, str]:
             pieces = prompt[len(first) : len(prompt) - len(last)].split(second)
     if prompt.startswith(_CODESTRAL[0]) and _CODESTRAL[1] in prompt:
         pieces = prompt[len(_CODESTRAL[0]) :].split(_CODESTRAL[1])[::-1]
-    if not pieces:
+    if len(pieces) < 2:
         known = ", ".join(notation[0].strip() for notation in (*_NOTATIONS, _CODESTRAL))
         raise Refused(400, f"the prompt is no fill-in-the-middle prompt; it must begin with one of {known}")
-    if len(pieces) != 2:
+    if len(pieces) > 2:
         raise Refused(400, "the prompt has the marker of the hole more than once")
     return pieces[0], pieces[1]
 

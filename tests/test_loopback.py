@@ -127,9 +127,9 @@ def test_every_notation_of_zeds_is_understood(notation: str) -> None:
 
 @pytest.mark.parametrize(
     "prompt", ["", "def f():", "<|fim_prefix|>a<|fim_suffix|>b", "<fim_prefix>a<|fim_suffix|>b<fim_middle>"]
-)
+)  # the last mixes two notations
 def test_a_prompt_without_a_hole_is_refused(prompt: str) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(Refused, match="no fill-in-the-middle prompt"):
         parts(prompt)
 
 
