@@ -34,7 +34,7 @@ MOST = 4096
 def drive(
     model: Model, fills: Sequence[Iterator[Draft | Work | Outcome]]
 ) -> Iterator[tuple[int, Draft | Outcome | FillError] | None]:
-    """What the fills yield, with their numbers; None between two passes.
+    """What the fills yield, with their numbers; None between two passes and between two fills.
 
     A fill that raises FillError has ended with it; any other exception ends all of them.
     """
@@ -52,9 +52,9 @@ def drive(
                         yield number, item
                 except FillError as error:
                     yield number, error
+                yield None  # a file was parsed, or a draft: with several fills that adds up
             if not wanted:
                 return
-            yield None
             ready = _choose(wanted, most)
             run_many(model, [wanted.pop(number) for number in ready])
     finally:

@@ -37,8 +37,8 @@ TITLES: dict[Kind, str] = {
 NO_INSTRUCTIONS = "the loaded model does not follow instructions"
 MAX_HOLES = 32
 """Holes filled by one "Fill all holes"."""
-TOGETHER = 4
-"""Holes of one file that are asked for at a time."""
+TOGETHER = 8
+"""Holes of one file that are asked for at a time: two of the daemon's batches, so that none waits to be asked for."""
 
 
 @dataclass(frozen=True, slots=True)
