@@ -1,6 +1,6 @@
 """The mixture of experts of one layer: routing and the two grouped matrix products.
 
-Knows nothing of models, checkpoints or files.
+Knows nothing of models, checkpoints or files. The Triton version for quantised weights is in `experts_triton`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import path
 from .quantised import Quantised
 
 
@@ -18,17 +19,25 @@ def experts(x: Tensor, scores: Tensor, gate_up: Tensor | Quantised, down: Tensor
     """Send every token through its `top_k` best experts and add up what they return, always in the same order.
 
     x [T, D]; scores [T, E], router logits; gate_up has gate before up; down has each expert's own scale in it.
-    Dense weights are gate_up [E, D, 2*M] and down [E, M, D], and the result is differentiable. Quantised ones are
-    stored by output row, gate_up [E, 2*M, D] and down [E, D, M]. Returns [T, D] in x's dtype.
+    Dense weights are gate_up [E, D, 2*M] and down [E, M, D], and the result is differentiable; torch multiplies
+    them on any path, counted as `dense experts`. Quantised ones are stored by output row, gate_up [E, 2*M, D] and
+    down [E, D, M]. Returns [T, D] in x's dtype. Raises `path.PathError`.
 
     The weights of the chosen experts are a softmax over the chosen logits alone, which is the softmax over
     all of them renormalised.
     """
     if isinstance(gate_up, Tensor) and isinstance(down, Tensor):
+        path.ran["dense experts", "torch"] += 1
         return _dense(x, scores, gate_up, down, top_k)
     if isinstance(gate_up, Tensor) or isinstance(down, Tensor):
         raise TypeError("experts: gate_up and down must both be dense or both be quantised")
-    return reference(x, scores, gate_up, down, top_k)
+    chosen = path.chosen(x.device)
+    path.ran["experts", chosen] += 1
+    if chosen == "torch":
+        return reference(x, scores, gate_up, down, top_k)
+    from . import experts_triton
+
+    return experts_triton.experts(x, scores, gate_up, down, top_k)
 
 
 def reference(x: Tensor, scores: Tensor, gate_up: Quantised, down: Quantised, top_k: int) -> Tensor:

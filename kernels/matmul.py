@@ -1,6 +1,6 @@
 """Rows times a quantised weight: x @ weightᵀ, where only the weight is in fewer bits.
 
-Knows nothing of models or files.
+Knows nothing of models or files. The Triton version is in `matmul_triton`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from . import path
 from .quantised import Quantised
 
 AT_ONCE = 1 << 24
@@ -15,8 +16,14 @@ AT_ONCE = 1 << 24
 
 
 def matmul(x: Tensor, weight: Quantised) -> Tensor:
-    """x [n, in] by weight [out, in] to [n, out] in x's dtype, added up in fp32."""
-    return reference(x, weight)
+    """x [n, in] by weight [out, in] to [n, out] in x's dtype, added up in fp32. Raises `path.PathError`."""
+    chosen = path.chosen(x.device)
+    path.ran["matmul", chosen] += 1
+    if chosen == "torch":
+        return reference(x, weight)
+    from . import matmul_triton
+
+    return matmul_triton.matmul(x, weight)
 
 
 def reference(x: Tensor, weight: Quantised) -> Tensor:
