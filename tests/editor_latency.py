@@ -2,12 +2,12 @@
 
     python -P tests/editor_latency.py [vscode nvim-0.11 nvim-0.12 emacs] [--count 30]
 
-Every sample is a line typed at the end of a file of its own round, so that nothing is remembered of it. `wait` is from
-the key to the request (the editor's debounce), `paint` from the answer to the text on screen; both ends of the server
-are seen by tests/lsp_tap.py between it and the editor. `model` is the engine's time in the daemon, `daemon` the rest of
-the time there (queue, frames), `lsp` what is left: the server, the tap and the socket. The editor's own autocomplete
-setting is what it ships with. Emacs has no ghost text: its number is M-x completion-at-point, up to the text in the
-buffer. The last line is the machine's load, without which the numbers mean nothing.
+Every sample is a line whose surroundings are new, so that nothing is remembered of it. `wait` is from the last key to
+the request (the editor's debounce), `paint` from the answer to the text: its mark in Neovim, its element in VS Code's
+page. tests/lsp_tap.py sees both ends of the server between it and the editor. `model` is the engine's time in the
+daemon, `daemon` the rest of the time there (queue, frames), `lsp` what is left: the server, the tap and the socket.
+Emacs has no ghost text: its number is M-x completion-at-point, up to the text in the buffer. The last line is the
+machine's load, without which the numbers mean nothing.
 """
 
 from __future__ import annotations
