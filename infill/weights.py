@@ -38,7 +38,7 @@ from .layers import (
 )
 from .model import Model
 from .model_config import DECODER, ENCODER, ModelConfig, ModelError, expected_shapes
-from .packed import DTYPES, WEIGHTS, Entry, Part, check, is_packed, layout, plan, read_manifest, size
+from .packed import DTYPES, MANIFEST, WEIGHTS, Entry, Part, check, is_packed, layout, plan, read_manifest, size
 from .quant import Int8
 
 CHECKPOINT, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -211,6 +211,8 @@ def _load_packed(
         _check_room(size(entries), available_memory(), "memory")
     _, parts = layout(entries)
     try:
+        if len(manifest.scalars) != len(config.layers):
+            raise ValueError(f"{len(manifest.scalars)} layers in {MANIFEST}")
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             return _Packed(file, entries, parts, device, dtype, soft, int8).weights(config, manifest.scalars)
     except (SafetensorError, OSError, KeyError, ValueError) as error:

@@ -213,6 +213,7 @@ def test_a_folder_without_its_manifest_is_no_model(folder: Path) -> None:
         ({"bits": 3}, "cannot be read"),
         ({"tensors": []}, "cannot be read"),
         ({"scalars": [1.0]}, "cannot be read"),
+        ({"scalars": [[1.0, 1.0]]}, r"does not fit its config.json \(1 layers in manifest.json\)"),
         ({"bits": 8}, r"has \d+ bytes instead of"),
     ],
 )
