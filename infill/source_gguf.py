@@ -32,6 +32,7 @@ from .source_shards import SourceError, Stored
 ARCH = "diffusion-gemma"
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 STRING, ARRAY = 8, 9
+MOST_AXES = 4
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 """GGUF's value types as `struct` letters."""
 
@@ -67,6 +68,9 @@ LAYER = {
     "ffn_gate_up_exps.weight": "experts.gate_up_proj",
     "ffn_down_exps.weight": "experts.down_proj",
     "layer_output_scale.weight": "layer_scalar",
+    # llama.cpp also loads the two halves apart; `sources` joins them.
+    "ffn_gate_exps.weight": "experts.gate_proj",
+    "ffn_up_exps.weight": "experts.up_proj",
 }
 ENCODER_SCALAR = "enc_layer_output_scale.weight"
 FREQUENCIES = "rope_freqs.weight"
@@ -137,9 +141,14 @@ def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Block]]:
             listed = []
             for _ in range(tensors):
                 name = cursor.text()
-                ne = cursor.numbers("Q" * cursor.numbers("I")[0])
+                (axes,) = cursor.numbers("I")
+                if axes > MOST_AXES:
+                    raise struct.error(f"{axes} axes")
+                ne = cursor.numbers("Q" * axes)
                 listed.append((name, tuple(reversed(ne)), *cursor.numbers("IQ")))
-            align = int(meta.get("general.alignment", 32))
+            align = meta.get("general.alignment", 32)
+            if not isinstance(align, int) or align < 1:
+                raise struct.error(f"alignment {align}")
             base = -(-cursor.at // align) * align
             size = len(data)
     except (struct.error, UnicodeDecodeError, OSError, KeyError, ValueError, MemoryError) as error:
@@ -223,28 +232,28 @@ def _config(
 ) -> dict[str, Any]:
     """transformers' form of the metadata; whether the tensors fit it is for others to check."""
 
-    def need(key: str, *, prefix: str = ARCH + ".") -> Any:
-        if (value := meta.get(prefix + key)) is None:
-            raise SourceError(f"the metadata of {path} lack {prefix + key}; download a newer conversion")
+    def need(key: str, *kinds: type, prefix: str = ARCH + ".") -> Any:
+        if not isinstance(value := meta.get(prefix + key), kinds or (int,)):
+            raise SourceError(f"the metadata of {path} give {prefix + key} as {value!r}; download another conversion")
         # Numbers are fp32 here: 1e-6 must not become 9.999999974752427e-07.
         return float(str(np.float32(value))) if isinstance(value, float) else value
 
     for key in ("attention.shared_kv_layers", "embedding_length_per_layer_input"):
         if meta.get(f"{ARCH}.{key}", 0) != 0:
             raise SourceError(f"the metadata of {path} set {ARCH}.{key}, which is not supported")
-    sliding, layers = need("attention.sliding_window_pattern"), need("block_count")
-    heads_kv = need("attention.head_count_kv")
-    heads_kv = heads_kv if isinstance(heads_kv, tuple) else (heads_kv,) * layers
-    if not isinstance(sliding, tuple) or not len(sliding) == len(heads_kv) == layers:
+    sliding, layers = need("attention.sliding_window_pattern", tuple), need("block_count")
+    heads_kv = need("attention.head_count_kv", int, tuple)
+    heads_kv = heads_kv if isinstance(heads_kv, tuple) else (heads_kv,) * len(sliding)
+    if not 0 < layers == len(sliding) == len(heads_kv):
         raise SourceError(f"the metadata of {path} do not list the {layers} layers; download a newer conversion")
     by_kind = {kind: {n for n, own in zip(heads_kv, sliding, strict=True) if own is kind} for kind in (True, False)}
     if any(len(counts) > 1 for counts in by_kind.values()):
         raise SourceError(f"layers of one kind in {path} have different numbers of key heads; not supported")
     local, full = (next(iter(by_kind[kind]), heads_kv[0]) for kind in (True, False))
-    rotated = 1.0
+    rotated, head_dim = 1.0, need("attention.key_length")
     if not all(sliding):
-        if frequencies is None:
-            raise SourceError(f"{path} lacks {FREQUENCIES}, which its full-attention layers need")
+        if frequencies is None or frequencies.shape != (head_dim // 2,) or head_dim < 2:
+            raise SourceError(f"{path} lacks {FREQUENCIES} of {head_dim // 2} numbers for its full-attention layers")
         factors = frequencies.read()
         turned = factors < NOT_TURNED
         if not torch.equal(factors[turned], torch.ones(int(turned.sum()))):
@@ -266,20 +275,20 @@ def _config(
         "num_key_value_heads": local,
         "num_global_key_value_heads": full,
         "head_dim": need("attention.key_length_swa"),
-        "global_head_dim": need("attention.key_length"),
+        "global_head_dim": head_dim,
         "sliding_window": need("attention.sliding_window"),
         "max_position_embeddings": need("context_length"),
-        "rms_norm_eps": need("attention.layer_norm_rms_epsilon"),
-        "final_logit_softcapping": need("final_logit_softcapping"),
+        "rms_norm_eps": need("attention.layer_norm_rms_epsilon", float),
+        "final_logit_softcapping": need("final_logit_softcapping", float),
         "hidden_activation": ACTIVATION,
         "attention_bias": False,
         "use_bidirectional_attention": "vision",
         "tie_word_embeddings": True,
         "rope_parameters": {
-            "sliding_attention": {"rope_type": "default", "rope_theta": need("rope.freq_base_swa")},
+            "sliding_attention": {"rope_type": "default", "rope_theta": need("rope.freq_base_swa", float)},
             "full_attention": {
                 "rope_type": "proportional",
-                "rope_theta": need("rope.freq_base"),
+                "rope_theta": need("rope.freq_base", float),
                 "partial_rotary_factor": rotated,
             },
         },

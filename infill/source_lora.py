@@ -7,7 +7,7 @@
 - for `target_parameters` on fused experts (PEFT's ParamWrapper) `experts.lora_A.weight` [E r, in] and
   `experts.lora_B.weight` [out, r E], with the expert as the *outer* index of A's rows and the *inner* one of B's
   columns. Two parameters of one module are nested, the inner one under `experts.base_layer`; which is which is told
-  by their shapes. PEFT before it knew transposed experts took [in, out] for [out, in]: told by shape as well;
+  by their shapes. PEFT 0.17 and 0.18 took these [out, in] matrices for [in, out]: told by shape as well;
 - `M.weight` where M was in `modules_to_save` or an embedding was saved with it: it replaces the base's.
 
 scale = alpha / r, or alpha / sqrt(r) with use_rslora, with alpha_pattern and rank_pattern per module.
@@ -16,7 +16,7 @@ Encoder and decoder share their weights in this model, and here they are kept on
 them, so PEFT trains two adapters: TRL's and Unsloth's recipes for DiffusionGemma end with different ones, which one
 set of weights cannot hold (TRL's script says so too). They are refused unless the caller names the side to merge;
 equal ones, and those that exist for one side only (NeMo keeps one stack and saves it as the decoder), are merged.
-Not seen: the header of a published adapter; names are from PEFT's, TRL's, Unsloth's and NeMo's code.
+Names and sums were compared with PEFT 0.21.2 on a tiny model: equal. No published adapter's header was seen.
 """
 
 from __future__ import annotations
@@ -215,8 +215,11 @@ def _pairs(shards: Shards, config: Mapping[str, Any]) -> tuple[dict[str, Pair], 
 
 def _for_module(config: Mapping[str, Any], key: str, pattern: str, module: str) -> float:
     """PEFT's rule: the first pattern that matches the end of the module's name, else the value for all."""
-    own = (value for end, value in (config.get(pattern) or {}).items() if re.fullmatch(rf"(.*\.)?({end})", module))
-    value = next(own, config.get(key))
+    patterns = config.get(pattern) or {}
+    try:
+        value = next((own for end, own in patterns.items() if re.match(rf"(.*\.)?({end})$", module)), config.get(key))
+    except (re.error, AttributeError):
+        raise SourceError(f"{CONFIG} has a {pattern} that cannot be read; copy it again") from None
     if not isinstance(value, int | float) or value <= 0:
         raise SourceError(f"{CONFIG} gives {module} the {key} {value!r}; it must be a positive number")
     return value

@@ -43,7 +43,8 @@ def find_mlx(shards: Shards, quantization: Mapping[str, Any]) -> dict[str, Store
         elif set(parts) in ({WEIGHT, SCALES}, {WEIGHT, SCALES, BIASES}):
             stored[name] = _groups(shards, module, parts, quantization)
         else:
-            raise SourceError(f"{module} has {', '.join(sorted(parts))} and no more; copy the checkpoint again")
+            only = ", ".join(sorted(suffix[1:] for suffix in parts))
+            raise SourceError(f"{module} has only {only}; copy the checkpoint again")
     return stored
 
 
@@ -83,7 +84,7 @@ def unpack_bits(words: Tensor, bits: int) -> Tensor:
     """int32 [..., n] to the int32 [..., 32n / bits] codes in it; a code may lie across two words (3, 5, 6 bits)."""
     start = torch.arange(WORD, dtype=torch.int32) * bits  # in a run of `bits` words, which holds 32 codes
     first, shift = (start // WORD).long(), start % WORD
-    runs = words.reshape(*words.shape[:-1], -1, bits)
+    runs = words.reshape(*words.shape[:-1], words.shape[-1] // bits, bits)
     # A right shift of a negative int32 brings in ones: those above the code are masked away.
     codes = runs[..., first] >> shift
     crossing = shift + bits > WORD

@@ -41,6 +41,8 @@ FORMATS = {
 }
 
 FP4 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+FP4_PAIRS = torch.stack([FP4.repeat(16), FP4.repeat_interleave(16)], 1)
+"""What each byte means, [256, 2]."""
 
 
 def find_scaled(shards: Shards, quantization: Mapping[str, Any]) -> tuple[dict[str, Stored], list[str]]:
@@ -70,7 +72,8 @@ def _weight(shards: Shards, module: str, parts: Mapping[str, str]) -> Stored:
             return _blocks(shards, parts[PACKED], parts[SCALE], parts[DIVISOR], divides=True)
         case [".weight", ".weight_scale", ".weight_scale_2"]:
             return _blocks(shards, parts[WEIGHT], parts[SCALE], parts[FACTOR], divides=False)
-    raise SourceError(f"{module} has only {', '.join(sorted(parts))[1:]}; no known format is stored like that")
+    only = ", ".join(sorted(suffix[1:] for suffix in parts))
+    raise SourceError(f"{module} has only {only}; no known format is stored like that")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,7 @@ class Blocks:
 
 def fp4_values(codes: Tensor) -> Tensor:
     """uint8 [..., n] to the fp32 [..., 2n] numbers of its E2M1 codes, lower four bits first."""
-    return FP4[torch.stack([codes & 15, codes >> 4], -1).flatten(-2).int()]
+    return FP4_PAIRS.index_select(0, codes.flatten().int()).reshape(*codes.shape[:-1], 2 * codes.shape[-1])
 
 
 def _scaled(shards: Shards, codes: str, scale: str) -> Scaled:

@@ -33,6 +33,7 @@ CARRIED = (
     "generation_config.json",
     "chat_template.jinja",
     "chat_template.json",
+    "stopgap.json",
 )
 """Small files that belong to the model; those that are there are carried over."""
 
@@ -169,7 +170,7 @@ def _reader(
     if not quantization:
         return lambda shards, _: ({name: plain(shards, name) for name in shards.table}, [])
     method = quantization.get("quant_method")
-    if method in FORMATS:
+    if isinstance(method, str) and method in FORMATS:
         return find_scaled
     if method is None and "group_size" in quantization and "bits" in quantization:
         return lambda shards, own: (find_mlx(shards, own), [])
