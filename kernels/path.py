@@ -47,9 +47,3 @@ def chosen(where: device) -> Path:
 @cache
 def _installed() -> bool:
     return find_spec("triton") is not None  # 170 us, and every kernel asks
-
-
-@cache
-def installed() -> bool:
-    """Whether triton can be imported; looking takes longer than a small kernel."""
-    return find_spec("triton") is not None
