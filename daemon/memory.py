@@ -1,6 +1,7 @@
 """Memory of this process and of the device: how much, how to give it back, how errors about it look.
 
-Knows nothing of requests. torch is looked at only if it is already loaded, so that asking costs nothing.
+Knows nothing of requests. torch is looked at only if it is already loaded, so that asking costs nothing. What is
+asked of Apple's mps follows torch's documentation and has not been run on such a machine.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,10 @@ def memory() -> Memory:
         import resource
 
         rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    torch = _torch()
-    device = torch.cuda.memory_reserved() if torch is not None and torch.cuda.is_initialized() else 0
-    return Memory(rss, device)
+    torch, kind = _accelerator()
+    if kind == "mps":
+        return Memory(rss, int(torch.mps.driver_allocated_memory()))
+    return Memory(rss, int(torch.cuda.memory_reserved()) if kind else 0)
 
 
 def describe(error: BaseException) -> str:
@@ -48,7 +50,10 @@ def is_out_of_memory(error: Exception) -> bool:
     torch = _torch()
     if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch on a CPU
+    # torch on a CPU and on Apple's GPUs
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("can't allocate memory", "MPS backend out of memory")
+    )
 
 
 def is_device_lost(error: Exception) -> bool:
@@ -61,18 +66,18 @@ def forget_frames(error: BaseException) -> None:
 
 
 def free_device_bytes() -> int | None:
-    torch = _torch()
-    if torch is None or not torch.cuda.is_initialized():
-        return None
-    return int(torch.cuda.mem_get_info()[0])
+    torch, kind = _accelerator()
+    if kind == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    return int(torch.cuda.mem_get_info()[0]) if kind else None
 
 
 def trim() -> None:
     """Gives freed memory back to the system, so that `status` shows what another program can have."""
     gc.collect()
-    torch = _torch()
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    torch, kind = _accelerator()
+    if kind:
+        getattr(torch, kind).empty_cache()
     trim_heap()
 
 
@@ -81,6 +86,16 @@ def trim_heap() -> None:
     if sys.platform == "linux":
         with suppress(AttributeError):  # musl has none, and keeps little
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def _accelerator() -> tuple[Any, Literal["", "cuda", "mps"]]:
+    """torch, if something has loaded it, and the kind of accelerator that it has in hand."""
+    torch = _torch()
+    if torch is None:
+        return None, ""
+    if torch.cuda.is_initialized():
+        return torch, "cuda"
+    return torch, "mps" if torch.backends.mps.is_available() else ""
 
 
 def _torch() -> Any:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from . import memory, transport
+from . import hub, memory, transport
 from .config import Config, ConfigError, load
 from .paths import PathsError, Place, place
 from .server import Server
@@ -32,6 +32,7 @@ _SILENT_S = 1.0
 
 def serve() -> int:
     """Runs the daemon in the foreground; the exit status."""
+    hub.forbid()  # transformers, the slow reference, would look there
     try:
         config = load()
         files = place(config.key)

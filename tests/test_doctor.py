@@ -208,6 +208,30 @@ def test_the_daemons_state_is_told(machine: Machine, monkeypatch: pytest.MonkeyP
     assert fixes(found) == {"the daemon is paused and refuses fills": "stopgap daemon resume"}
 
 
+RESTRICTED = """
+from stopgap.infill.contract import EngineInfo
+
+class Engine:
+    def info(self):
+        return EngineInfo("m", "cuda", "bf16", "triton", 1, 1, 0, True, notice="context limit lowered from 9 to 5 tokens")
+
+def load(model, **options):
+    return Engine()
+"""
+
+
+def test_a_restriction_that_the_engine_made_is_in_the_status(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "engine.py").write_text(RESTRICTED)
+    monkeypatch.setenv("STOPGAP_ENGINE_FACTORY", f"{tmp_path / 'engine.py'}:load")
+    for words in (["start"], ["load"]):
+        monkeypatch.setattr(sys, "argv", ["stopgap", "daemon", *words])
+        assert cli.main() == 0
+    assert "context limit lowered from 9 to 5 tokens" in capsys.readouterr().out
+    assert fixes(machine()) == {"the daemon says: context limit lowered from 9 to 5 tokens": "stopgap status"}
+
+
 def test_a_daemon_that_does_not_answer_is_a_problem(
     machine: Machine, stub_daemon: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,71 @@
+"""Memory of the process and of accelerators this machine has not: torch is a small object that answers like it."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from stopgap.daemon import memory
+
+
+class FakeTorch:
+    """As much of torch as `memory` asks."""
+
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    def __init__(self, *, cuda: bool = False, mps: bool = False) -> None:
+        self.emptied: list[str] = []
+        self.cuda = SimpleNamespace(
+            is_initialized=lambda: cuda,
+            memory_reserved=lambda: 700,
+            mem_get_info=lambda: (300, 1000),
+            empty_cache=lambda: self.emptied.append("cuda"),
+        )
+        self.mps = SimpleNamespace(
+            driver_allocated_memory=lambda: 200,
+            recommended_max_memory=lambda: 900,
+            empty_cache=lambda: self.emptied.append("mps"),
+        )
+        self.backends = SimpleNamespace(mps=SimpleNamespace(is_available=lambda: mps))
+
+
+@pytest.mark.parametrize(
+    ("torch", "held", "free", "emptied"),
+    [
+        (None, 0, None, []),
+        (FakeTorch(), 0, None, []),
+        (FakeTorch(cuda=True), 700, 300, ["cuda"]),
+        (FakeTorch(mps=True), 200, 700, ["mps"]),
+    ],
+    ids=["no torch", "cpu", "cuda", "mps"],
+)
+def test_each_kind_of_device_is_asked_in_its_own_way(
+    monkeypatch: pytest.MonkeyPatch, torch: FakeTorch | None, held: int, free: int | None, emptied: list[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    assert memory.memory().device == held
+    assert memory.memory().rss > 1 << 20
+    assert memory.free_device_bytes() == free
+    memory.trim()
+    assert (torch.emptied if torch else []) == emptied
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (FakeTorch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"), True),
+        (RuntimeError("shape mismatch"), False),
+        (ValueError("can't allocate memory"), False),
+    ],
+)
+def test_running_out_of_memory_is_told_from_other_failures(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, expected: bool
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", FakeTorch())
+    assert memory.is_out_of_memory(error) is expected
