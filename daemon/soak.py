@@ -44,8 +44,12 @@ class Result:
     kept: bool
 
 
-def request(steps: int = 1, number: int = 0, document: str = "", drafts: bool = False) -> wire.Fill:
-    return wire.Fill(SOURCE, "python", 17, 17, max_steps=steps, document=document, id=number, want_drafts=drafts)
+def request(
+    steps: int = 1, number: int = 0, document: str = "", drafts: bool = False, kind: wire.Kind = "interactive"
+) -> wire.Fill:
+    return wire.Fill(
+        SOURCE, "python", 17, 17, max_steps=steps, document=document, id=number, want_drafts=drafts, kind=kind
+    )
 
 
 async def cold(scale: float) -> Result:
@@ -208,13 +212,14 @@ async def soak(scale: float) -> Result:
 
 
 async def _rude(seed: int, count: int, totals: Counter[str]) -> None:
-    """One client that types fast, cancels often and hangs up now and then."""
+    """One client that types fast, fills several holes at once, cancels often and hangs up now and then."""
     dice = random.Random(seed)
     files = place(load().key)
     peer = await _Peer.connect(files)
     for number in range(1, count + 1):
         document = dice.choice(["", "a.py", "b.py"])
-        peer.writer.write(wire.encode(request(dice.randint(1, 6), number, document, dice.random() < 0.5)))
+        kind: wire.Kind = "rewrite" if number // 4 % 3 == 0 else "interactive"  # four in a row: a batch
+        peer.writer.write(wire.encode(request(dice.randint(1, 6), number, document, dice.random() < 0.5, kind)))
         peer.sent.append(number)
         totals["sent"] += 1
         if dice.random() < 0.2:

@@ -320,12 +320,12 @@ def test_a_batch_that_does_not_fit_into_memory_goes_on_one_by_one(bench: Make) -
     assert any("out of memory" in note for note in here.notes("other"))
 
 
-def test_an_engine_without_batches_is_driven_one_by_one(
-    bench: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("STOPGAP_ENGINE_FACTORY", "stopgap.daemon.stub:load")
+def test_an_engine_without_batches_is_driven_one_by_one(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(FakeEngine, "fill_many")
     here = bench()
-    here.submit("one", document="x.py", kind="rewrite")
-    here.submit("two", document="x.py", kind="rewrite")
+    engine = FakeEngine()
+    monkeypatch.setattr("stopgap.daemon.worker._factory", lambda _name: lambda *_args, **_options: engine)
+    together(here, {"one": "steps=2", "two": "steps=2"})
     assert all(isinstance(here.terminal(name), wire.Done) for name in ("one", "two"))
-    assert here.notes("two") == [*here.notes("two")[:-1], "started"]
+    assert engine.log == ["warm up:1", "one:1", "one:2", "two:1", "two:2"]
+    assert "started" in here.notes("two")
