@@ -44,7 +44,7 @@ from .quant import Int8
 CHECKPOINT, INDEX = "model.safetensors", "model.safetensors.index.json"
 SMALL_EMBEDDING = 1 << 26
 """Weights. Beside int8 activations a smaller embedding is kept dense too, for the one product that stays dense: the
-starter's step takes 9 ms instead of 13."""
+starter's step takes 8.5 ms instead of 10."""
 
 
 def load_model(
