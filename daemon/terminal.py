@@ -78,7 +78,8 @@ def show_status(console: Console, status: wire.Status) -> None:
     table = Table.grid(padding=(0, 2))
     rows = [
         ("model", f"{status.model} ({status.state})"),
-        ("engine", " ".join(filter(None, (status.engine, status.device, status.dtype, status.kernels)))),
+        ("engine", " ".join(filter(None, (status.engine, status.device, status.dtype)))),
+        ("kernels", status.kernels),
         ("parameters", f"{status.parameters:,}"),
         ("weights", size(status.weight_bytes)),
         ("prefix caches", size(status.cache_bytes)),

@@ -186,7 +186,7 @@ class InfillEngine:
             model=self.name,
             device=str(self.model.device),
             dtype=str(self.model.dtype).removeprefix("torch."),
-            kernels="torch",
+            kernels=self.model.kernels,
             parameters=self.model.parameters,
             weight_bytes=self.model.nbytes,
             cache_bytes=self._cache_bytes(),

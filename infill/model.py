@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stopgap.kernels import path
 from stopgap.kernels.head import Conditioning, Noise, denoise_head
 from stopgap.kernels.norm import rms_norm
 from stopgap.kernels.quantised import Int8Rows
@@ -70,6 +71,13 @@ class Model:
     def precision(self) -> str:
         """What the matrices are stored in: int8, float32 or bfloat16."""
         return "int8" if self.int8 else str(self.dtype).removeprefix("torch.")
+
+    @property
+    def kernels(self) -> str:
+        """Which kernels run this model, "torch" or "triton", and by name every one that has run another way."""
+        how = path.chosen(self.device)
+        others = sorted({kernel for kernel, which in path.ran if which != how})
+        return f"{how}, but not for {' and '.join(others)}" if others else how
 
     @property
     def parameters(self) -> int:

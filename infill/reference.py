@@ -83,6 +83,10 @@ class ReferenceModel(Model):
         # The decoder takes the last step's logits; the interface carries their expected embedding instead.
         network.model.decoder.self_conditioning.register_forward_pre_hook(self._replace_soft)
 
+    @property
+    def kernels(self) -> str:
+        return "torch"
+
     def new_cache(self, capacity: int, scratch: int | None = None) -> ReferenceCache:
         return ReferenceCache(capacity)
 

@@ -87,6 +87,7 @@ class ScriptedModel:
         self.drafted = list(truth if drafts is None else drafts)
         self.device, self.dtype = torch.device("cpu"), torch.float32
         self.parameters = self.nbytes = 0
+        self.kernels = "torch"
         self.random = random.Random(0)
         self.seen: list[tuple[list[list[int]], list[list[bool]], list[int]]] = []
         self.temperatures: list[float] = []

@@ -7,9 +7,6 @@ multiples of a power of two, so that no order of adding them up loses anything.
 from __future__ import annotations
 
 import math
-import os
-
-os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
 
 import pytest
 import torch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,8 +17,11 @@ from torch import Tensor
 from transformers import DiffusionGemmaForBlockDiffusion, DynamicCache
 
 from stopgap.infill import model as model_module
+from stopgap.infill.layers import Dense
 from stopgap.infill.model import Model, ModelError
 from stopgap.infill.weights import load_model
+from stopgap.kernels import path
+from stopgap.kernels.quantised import Int8Rows
 
 SEEDS = range(24)
 TOLERANCE = 1e-4
@@ -325,3 +328,55 @@ def test_scoring_without_a_prefix_is_refused() -> None:
     ours = pair(0).ours
     with pytest.raises(ModelError, match="at least one encoded token"):
         ours.score(ours.new_cache(8), [[1]])
+
+
+@pytest.mark.parametrize("tied_in_int8", [False, True])
+def test_a_step_is_the_same_along_either_path_and_the_model_says_which(
+    tied_in_int8: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a dense embedding and with one in int8, which the head, the input and the expected embedding share."""
+    both = pair(0)
+    weights = both.ours.weights
+    assert isinstance(weights.embedding, Tensor)
+    if tied_in_int8:
+        small = Int8Rows.of(weights.embedding)
+        weights = replace(weights, embedding=small, head=Dense(small.dense(torch.float32).T))
+    ours = Model(both.ours.config, weights)
+    cache = ours.new_cache(64)
+    ours.encode(cache, both.tokens(9))
+    canvas = torch.tensor([both.tokens(WIDTH, salt=1)])
+    free = torch.tensor([[True, False, True, True, False, True, True, False]])
+    path.ran.clear()
+    steps = []
+    for which in ("torch", "triton"):
+        monkeypatch.setenv(path.SWITCH, which)
+        soft = both.normal(1, WIDTH, ours.config.hidden_size)
+        steps.append(ours.denoise(cache, canvas, free, conditioning=soft, temperature=0.5))
+        assert path.ran["head", "triton"] == (which == "triton")
+        assert ours.kernels == {"torch": "torch", "triton": "triton, but not for head"}[which]
+    plain, fused = steps
+    assert torch.equal(fused.argmax, plain.argmax)
+    assert close(fused.entropy, plain.entropy) and close(fused.logprob, plain.logprob)
+    assert close(fused.conditioning, plain.conditioning)
+
+
+def test_an_embedding_in_int8_is_read_as_the_numbers_it_stands_for() -> None:
+    """Held to the same rounded numbers kept dense: how far rounding moves a random model is another matter, since one
+    token that takes another expert moves a lot."""
+    both = pair(1)
+    assert isinstance(both.ours.weights.embedding, Tensor)
+    small = Int8Rows.of(both.ours.weights.embedding)
+    same = small.dense(torch.float32)
+    models = [
+        Model(both.ours.config, replace(both.ours.weights, embedding=embedding, head=Dense(same.T)))
+        for embedding in (small, same)
+    ]
+    assert [model.int8 for model in models] == [True, False]
+    ids, canvas = both.tokens(12), torch.tensor([both.tokens(WIDTH, salt=1)])
+    caches = [model.new_cache(64) for model in models]
+    ours, dense = (model.head(model.encode(cache, ids)) for model, cache in zip(models, caches, strict=True))
+    assert close(ours, dense)
+    ours, dense = (
+        model.denoise(cache, canvas, canvas >= 0).conditioning for model, cache in zip(models, caches, strict=True)
+    )
+    assert close(ours, dense)
