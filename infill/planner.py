@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Literal
 
 from .model_config import ModelConfig, ModelError
@@ -26,6 +26,7 @@ STEP = 64
 TEMPLATE = 256
 """Prompt tokens beyond the context: an instruction follower's turns and task, with room for the user's words."""
 
+_DATA = Path(__file__).parent / "data"
 _GROUP = 64
 _DENOISED, _FUSED, _SCORED = 3.5, 0.5, 2.5
 """How often [slots, vocabulary] is held in fp32: by a denoising step in plain torch (raw in bf16, capped, their
@@ -287,7 +288,7 @@ def known_speed(name: str) -> Speed | None:
 
 @cache
 def _gpus() -> list[dict[str, str | float]]:
-    text = (resources.files(__package__) / "data" / "gpus.toml").read_text(encoding="utf-8")
+    text = (_DATA / "gpus.toml").read_text(encoding="utf-8")
     rows: list[dict[str, str | float]] = tomllib.loads(text)["gpu"]
     return rows
 
@@ -295,5 +296,5 @@ def _gpus() -> list[dict[str, str | float]]:
 @cache
 def real_model() -> ModelConfig:
     """DiffusionGemma 26B-A4B's shapes, to plan for it before anybody has downloaded it."""
-    text = (resources.files(__package__) / "data" / "diffusiongemma-26b.json").read_text(encoding="utf-8")
+    text = (_DATA / "diffusiongemma-26b.json").read_text(encoding="utf-8")
     return ModelConfig.from_dict(json.loads(text))

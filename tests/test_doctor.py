@@ -213,7 +213,8 @@ from stopgap.infill.contract import EngineInfo
 
 class Engine:
     def info(self):
-        return EngineInfo("m", "cuda", "bf16", "triton", 1, 1, 0, True, notice="context limit lowered from 9 to 5 tokens")
+        notice = "context limit lowered from 9 to 5 tokens"
+        return EngineInfo("m", "cuda", "bf16", "triton", 1, 1, 0, True, notice=notice)
 
 def load(model, **options):
     return Engine()
