@@ -1,0 +1,79 @@
+"""Trains the test fixture: `python tests/overfit.py --minutes 10` writes tests/data/overfitted.
+
+A model so small that one core teaches it `overfit_text` by heart. What the engine makes of it says how good the
+engine is, since the model knows every answer. Minutes are processor time; a killed run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from overfit_text import texts
+
+from stopgap.infill import pipeline, shards
+from stopgap.infill.corpus import SourceFile
+from stopgap.infill.training import Trainer
+from stopgap.infill.training_config import read_config
+
+CONFIG = Path(__file__).with_suffix(".toml")
+FIXTURE = Path(__file__).parent / "data" / "overfitted"
+DECAY = 0.6
+"""Share of the time in which the rates fall to zero."""
+
+
+def train(minutes: float, folder: Path, out: Path) -> None:
+    """All of it in `folder`, which may hold an unfinished run; the packed model goes to `out`."""
+    knobs, document = read_config(CONFIG)
+    holes = document["holes"]
+    files = [SourceFile("generated", name, "train", text) for name, text in texts().items()]
+    tokenizer = shards.train_tokenizer([file.text for file in files], document["tokenizer"]["vocabulary"])
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    shard = shards.build(
+        files * holes["copies"],
+        tokenizer,
+        holes["weights"],
+        holes["tokens_per_hole"],
+        holes["longest_bytes"],
+        holes["longest_tokens"],
+        holes["seed"],
+    )
+    print(shards.describe(shard), flush=True)
+    trainer = Trainer(knobs, shard, folder, torch.device("cpu"))
+    trainer.load()
+
+    def log(point: dict[str, Any]) -> None:
+        print({k: round(v, 3) if isinstance(v, float) else v for k, v in point.items()}, flush=True)
+
+    stable = 60 * minutes * (1 - DECAY) - trainer.progress.seconds
+    if stable > 0:
+        begun = trainer.progress.seconds
+        trainer.run(stable, time.process_time, log)
+        if trainer.progress.seconds - begun < stable:
+            return  # told to stop; the same command goes on from here
+    trainer.run(60 * minutes * DECAY, time.process_time, log, decay=True)
+    pipeline.export(trainer, folder / "tokenizer.json", out)
+    card = json.loads((out / "stopgap.json").read_text(encoding="utf-8"))
+    card |= {"name": "overfitted", "canvas_length": max(phase.slots for phase in knobs.phases if phase.canvases)}
+    (out / "stopgap.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Read the options and train."""
+    reader = argparse.ArgumentParser(description=__doc__)
+    reader.add_argument("--minutes", type=float, default=10, help="processor time")
+    reader.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "stopgap-overfit")
+    reader.add_argument("--out", type=Path, default=FIXTURE)
+    given = reader.parse_args()
+    torch.set_num_threads(1)
+    train(given.minutes, given.folder, given.out)
+
+
+if __name__ == "__main__":
+    main()
