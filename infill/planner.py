@@ -28,9 +28,10 @@ TEMPLATE = 256
 
 _DATA = Path(__file__).parent / "data"
 _GROUP = 64
-_DENOISED, _FUSED, _SCORED = 3.5, 0.5, 2.5
-"""How often [slots, vocabulary] is held in fp32: by a denoising step in plain torch (raw in bf16, capped, their
-probabilities, a product of both) or fused (in bf16), and by ranking, never fused (raw, capped, logarithms)."""
+_DENOISED, _FUSED, _SCORED = 3.5, 0.5, 2.0
+"""How often [slots, vocabulary] is held in fp32 at once: by a denoising step in plain torch (raw in bf16, capped, their
+probabilities, a product of both), by a fused one (in bf16), and by ranking, which is never fused (capped, logarithms).
+Measured on a CPU with 128 slots and 262,144 tokens: 3.51 and 2.00; the fused one is read off the kernel."""
 _CHUNK = 256
 """Tokens encoded at once (`model.CHUNK`)."""
 _RUNTIME = {"cpu": 300 << 20, "cuda": 700 << 20, "mps": 700 << 20}
