@@ -97,6 +97,47 @@ def test_no_rows_are_no_error() -> None:
     assert matmul(x[:0], weight).shape == (0, 16)
 
 
+@pytest.mark.usefixtures("interpreted")
+def test_the_machine_code_that_unpacks_four_bytes_gives_their_nibbles_in_order() -> None:
+    """The interpreter cannot run it and takes another way, so its five instructions are followed here."""
+    from stopgap.kernels.matmul_triton import UNPACK
+
+    def run(word: int) -> list[float]:
+        held = {"$4": word}
+
+        def value(name: str) -> int:
+            return held[name] if name in held else int(name, 0)
+
+        for line in UNPACK.value.splitlines():
+            operation, _, rest = line.rstrip(";}").partition(" ")
+            into, *given = rest.split(", ")
+            match operation:
+                case "mov.b32":
+                    held[into] = value(given[0])
+                case "and.b32":
+                    held[into] = value(given[0]) & value(given[1])
+                case "shr.u32":
+                    held[into] = value(given[0]) >> value(given[1])
+                case "prmt.b32":
+                    both = value(given[0]).to_bytes(4, "little") + value(given[1]).to_bytes(4, "little")
+                    picked = (both[value(given[2]) >> 4 * place & 7] for place in range(4))
+                    held[into] = int.from_bytes(picked, "little")
+                case "fma.rn.bf16x2":
+                    a, b, c = (halves(value(name)) for name in given)
+                    held[into] = int.from_bytes(bytes((a * b + c).view(torch.uint8).tolist()), "little")
+                case _:
+                    assert operation in {"{", ".reg", ""}, operation
+        return [number for place in range(4) for number in halves(held[f"${place}"]).tolist()]
+
+    def halves(word: int) -> Tensor:
+        return torch.tensor(list(word.to_bytes(4, "little")), dtype=torch.uint8).view(torch.bfloat16)
+
+    for first in range(0, 256, 4):
+        four = list(range(first, first + 4))
+        expected = [(byte & 15) - 8 for byte in four] + [(byte >> 4) - 8 for byte in four]
+        assert run(int.from_bytes(bytes(four), "little")) == expected
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("rows", [1, 16, 24, 32, 64, 128, 256])
