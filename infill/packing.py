@@ -25,6 +25,8 @@ from .packed import Entry, Kind, Part, Record, layout, record_from, size
 JOURNAL = "journal.jsonl"
 ROUNDED_AT_ONCE = 1 << 20
 """Weights rounded at a time, few enough to stay in the processor's cache."""
+SAFE_AFTER = 1 << 28
+"""Bytes written until the disk is waited for: what a kill loses at most, besides the weight that was being written."""
 
 
 class Packing:
@@ -39,6 +41,7 @@ class Packing:
         self.records: dict[str, Record] = {}
         self.total = sum(math.prod(entry.shape) for entry in entries.values())
         self.done = 0
+        self._unsafe: list[str] = []
         first, self._parts = layout(entries)
         self._whole = size(entries)
         journal, head = beside / JOURNAL, {"packing": identity}
@@ -62,8 +65,8 @@ class Packing:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._journal.close()
-        self._file.close()
+        with self._journal, self._file:
+            self._secure()
 
     @property
     def missing_bytes(self) -> int:
@@ -85,13 +88,20 @@ class Packing:
                 rounding.write(self._file, piece)
                 self.done += piece.numel()
                 yield name
+        self.records |= {name: rounding.record() for name, rounding in begun.items()}
+        self._unsafe += begun
+        if sum(self.records[name].nbytes for name in self._unsafe) >= SAFE_AFTER:
+            self._secure()
+
+    def _secure(self) -> None:
+        """Wait for the disk, then tell the journal."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        for name, rounding in begun.items():
-            self.records[name] = rounding.record()
-            self._journal.write(json.dumps({"name": name} | asdict(self.records[name])) + "\n")
+        lines = ({"name": name} | asdict(self.records[name]) for name in self._unsafe)
+        self._journal.write("".join(json.dumps(line) + "\n" for line in lines))
         self._journal.flush()
         os.fsync(self._journal.fileno())
+        self._unsafe.clear()
 
 
 class _Rounding:

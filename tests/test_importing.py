@@ -145,10 +145,11 @@ def test_an_import_in_pieces_is_the_import_at_once(
 KILLED = """
 import os, signal, sys, time
 from pathlib import Path
-from stopgap.infill import importing
+from stopgap.infill import importing, packing
 from stopgap.infill.sources import open_source
 
 importing.READ_AT_ONCE = int(sys.argv[3])
+packing.SAFE_AFTER = 0
 opened = open_source(Path(sys.argv[1]))
 
 class Mortal:
