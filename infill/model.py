@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -51,6 +52,9 @@ class Denoised:
 
 class Model:
     """Weights on one device. Not for two threads at once."""
+
+    joins: ClassVar[bool] = True
+    """Whether `encode_many` and `denoise` take several prefixes in one pass."""
 
     def __init__(self, config: ModelConfig, weights: Weights, name: str = "model") -> None:
         self.config = config

@@ -251,7 +251,7 @@ def join(windows: Sequence[Window], rows: Sequence[int] = (), width: int = 0) ->
         spans.append(Spans(parts, counts, tables[kind]))
     keep = None
     if any(window.keep is not None for window in windows):
-        device = tables[kind][0].device
+        device = spans[0].tables[0].device
         places, at = [], 0
         for window, count, number in zip(windows, counts, rows, strict=True):
             own = torch.arange(count, device=device) if window.keep is None else window.keep

@@ -69,7 +69,9 @@ class ReferenceCache(PrefixCache):
 
 
 class ReferenceModel(Model):
-    """`network` with `Model`'s methods; see there."""
+    """`network` with `Model`'s methods, except for several prefixes in one pass; see there."""
+
+    joins = False
 
     def __init__(self, network: DiffusionGemmaForBlockDiffusion, config: ModelConfig, name: str) -> None:
         self.config = config

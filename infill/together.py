@@ -39,7 +39,7 @@ def drive(
     A fill that raises FillError has ended with it; any other exception ends all of them.
     """
     wanted: dict[int, Work] = {}
-    most = MOST_CPU if model.device.type == "cpu" else MOST
+    most = 0 if not model.joins else MOST_CPU if model.device.type == "cpu" else MOST
     ready: Sequence[int] = range(len(fills))
     try:
         while True:
@@ -113,7 +113,7 @@ def run_many(model: Model, works: Sequence[Work]) -> None:
 
 
 def _step(model: Model, steps: Sequence[Step]) -> None:
-    """Canvases one below the other, each before its own prefix."""
+    """Canvases one below the other, each before its own prefix; samples are drawn with the first one's generator."""
     rows = [len(step.canvas.ids) for step in steps]
     joined = _stack([step.canvas for step in steps])
     slots = [int(step.canvas.free.sum()) for step in steps]

@@ -222,6 +222,17 @@ def test_a_batch_that_nobody_wants_any_more_gives_its_caches_back(bench: Bench) 
     assert not any(document.busy for document in bench.engine._documents.values())
 
 
+def test_a_model_that_cannot_join_prefixes_runs_the_same_fills_pass_by_pass(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = bench.alone(requests())
+    passes, bench.passes = bench.passes, 0
+    bench.engine.drop_caches()
+    monkeypatch.setattr(Model, "joins", False)
+    assert bench.at_once(requests()) == alone
+    assert bench.passes == passes
+
+
 def test_a_pass_is_bounded_and_those_behind_go_first(bench: Bench) -> None:
     """Work of unlike fills: what is earlier in a fill goes first, as much as fits, and at least one."""
     model = bench.model
