@@ -64,6 +64,7 @@ class Pair:
 class Change(Protocol):
     def add(self, dense: Tensor, start: int) -> None:
         """Add what belongs to the rows from `start` on to `dense`, fp32, in place."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ same shape. Codes are a bit stream along the last axis, lowest bits first. Modes
 
 config.json's `quantization` gives group_size, bits and mode for all modules, and again for single ones: mlx-vlm's
 4-bit model keeps attention, dense MLP, router and embedding at 8 bits. Names are those of transformers, but for
-`.weight` after the fused experts. Only affine was written by MLX's own rule in a published file that we know of
-by its code; the three others follow its documentation. Knows no names of the model.
+`.weight` after the fused experts. Read from mlx-vlm's code and MLX's documentation; no published file was seen, and
+nothing here was compared with MLX itself. Knows no names of the model but those two.
 """
 
 from __future__ import annotations
@@ -97,9 +97,10 @@ def unpack_bits(words: Tensor, bits: int) -> Tensor:
 
 def _groups(shards: Shards, module: str, parts: Mapping[str, str], quantization: Mapping[str, Any]) -> Groups:
     own = quantization.get(module)
-    params = own if isinstance(own, Mapping) else quantization
-    group, bits, mode = params.get("group_size"), params.get("bits"), params.get("mode") or AFFINE
-    if mode not in MODES or bits not in MODES[mode] or not isinstance(group, int) or group < 1:
+    params: Mapping[str, Any] = own if isinstance(own, Mapping) else quantization
+    group, bits, mode = params.get("group_size", 0), params.get("bits", 0), params.get("mode") or AFFINE
+    whole = isinstance(bits, int) and isinstance(group, int)
+    if not whole or mode not in MODES or bits not in MODES[mode] or group < 1:
         raise SourceError(f"config.json quantises {module} as {mode} of {bits} bits in groups of {group}: unknown")
     codes, scales, biases = parts[WEIGHT], parts[SCALES], parts.get(BIASES)
     wanted = tuple(DENSE) if mode == AFFINE else ("U8",)

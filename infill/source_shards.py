@@ -20,7 +20,7 @@ from .model_config import ModelError
 from .weights import CHECKPOINT, INDEX, read_json
 
 RENEWED_AFTER = 1 << 28
-"""Bytes read through one mapping before it is made anew. Touched pages count as this process's memory until
+"""Bytes read through mappings before they are made anew. Touched pages count as this process's memory until
 then: without it, streaming 51.7 GB looks like using 51.7 GB."""
 
 COMPARED = 1 << 24
@@ -39,9 +39,11 @@ class Stored(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape when dense."""
+        ...
 
     def read(self, rows: slice = slice(None)) -> Tensor:
         """The rows along axis 0, dense, bf16 or fp32, on the CPU; a copy."""
+        ...
 
 
 class Shards:
@@ -49,7 +51,7 @@ class Shards:
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self.table: dict[str, tuple[Path, tuple[int, ...], str]] = {}
-        self._open: tuple[Path, Any] | None = None
+        self._open: dict[Path, Any] = {}
         self._stack = ExitStack()
         self._read = 0
         for path in paths:
@@ -69,12 +71,12 @@ class Shards:
     def read(self, name: str, rows: slice = slice(None)) -> Tensor:
         """Rows of the tensor as it is stored; a copy."""
         path, shape, _ = self.table[name]
-        if self._open is None or self._open[0] != path or self._read > RENEWED_AFTER:
-            self._open, self._read = None, 0
+        if self._read > RENEWED_AFTER:
+            self._open, self._read = {}, 0
             self._stack.close()
-            self._open = path, self._stack.enter_context(_mapped(path))
+        if (file := self._open.get(path)) is None:
+            file = self._open[path] = self._stack.enter_context(_mapped(path))
         try:
-            file = self._open[1]
             tensor: Tensor = (file.get_slice(name)[rows] if shape else file.get_tensor(name)).clone()
         except (SafetensorError, OSError) as error:
             raise SourceError(f"{name} in {path} cannot be read ({error}); copy the file again") from None

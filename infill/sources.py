@@ -47,25 +47,31 @@ class Source(Protocol):
     @property
     def kind(self) -> str:
         """What it is stored as, in a few words."""
+        ...
 
     @property
     def config(self) -> Mapping[str, Any]:
         """config.json in transformers' form, of the dense model (no word of quantisation)."""
+        ...
 
     @property
     def tensors(self) -> Mapping[str, tuple[int, ...]]:
         """Dense shape of every tensor of `expected_shapes`, in its order."""
+        ...
 
     @property
     def skipped(self) -> tuple[str, ...]:
         """The source's own names of what is left out on purpose; `describe_skipped` sums them up."""
+        ...
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Small files to carry over."""
+        ...
 
     def read(self, name: str, rows: slice = slice(None)) -> Tensor:
         """Rows along axis 0 (experts, output rows, vocabulary), dense, bf16 or fp32, on the CPU."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

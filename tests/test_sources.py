@@ -23,7 +23,7 @@ from stopgap.infill.model import Model
 from stopgap.infill.model_config import ModelConfig, ModelError
 from stopgap.infill.source_mlx import unpack_bits
 from stopgap.infill.source_shards import Shards
-from stopgap.infill.sources import Source, describe_skipped, open_source
+from stopgap.infill.sources import describe_skipped, open_source
 from stopgap.infill.weights import load_model
 
 D, E = "model.decoder.", "model.encoder.language_model."
