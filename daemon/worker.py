@@ -33,7 +33,7 @@ log = logging.getLogger("stopgap.worker")
 
 _HEADROOM_CHECK_S = 5.0
 _TOGETHER = 4
-"""Most requests of a batch: each makes the others later, and four already share most of what can be shared."""
+"""Most requests of a batch: each makes the others later, and on a CPU eight gain no more than four (x1.23, x1.21)."""
 _TELLING = 1000
 """Characters of an engine's message that are passed on."""
 

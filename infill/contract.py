@@ -167,6 +167,7 @@ class Together(Engine, Protocol):
 
         Each number ends with its own Outcome, or with the FillError that `fill` would have raised, and is not seen
         again; a True `stops[number]()` ends that one only. Between two yields at most one forward pass runs. Every
-        fill is the one `fill` would have made, up to rounding. Any other exception ends all.
+        fill is the one `fill` would have made, up to rounding: a hole sees the other holes of its file as they stand
+        in `source`, so whoever applies several fills has to check them together. Any other exception ends all.
         """
         ...

@@ -5,10 +5,10 @@ What is shared is the reading of the weights, which is nearly all that a step co
 token costs anywhere. Knows no text, no clock, no request.
 
 The other way to batch the holes of one file is to encode the prompt once, for the last hole, and to let the canvases
-of earlier ones see it up to their own place. It was measured and left: the prompt is a twelfth of a fill's time, an
-earlier hole loses the half of its context that follows it, and a draft that cannot see what it leads to does not know
-where to end. On 122 single-line holes, alone against cut from the last one's window: 5 against 2 right to the letter,
-402 against 479 ms of CPU each.
+of earlier ones see it up to their own place. It was measured with the starter and left: encoding is 16 ms of the 400 a
+fill takes, an earlier hole loses the part of its context that follows it, and a draft that cannot see what it leads to
+does not know where to end. On 122 single-line holes, own window against one cut from the last hole's: 5 against 2
+right to the letter, fills of 18 against 25 characters, 402 against 479 ms of CPU each.
 """
 
 from __future__ import annotations
