@@ -28,6 +28,9 @@ __all__ = ["Denoised", "Model", "ModelConfig", "ModelError", "PrefixCache"]
 
 CHUNK = 256
 """Most tokens encoded at once: bounds the attention mask, and lets early tokens skip late keys."""
+SCORED_AT_ONCE = 1 << 24
+"""Logits held while ranking: 64 tokens of the 26B, where all of them would take 1.6 GB; never fewer than all the
+starter's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +200,10 @@ class Model:
         before = torch.arange(len(tokens) - 1)
         starts = torch.tensor([sum(lengths[:index]) for index, length in enumerate(lengths) if length])
         before[starts] = 0
-        logs = self.head(hidden[before.to(self.device)]).log_softmax(-1)
-        return list(torch.split(logs.gather(1, tokens[1:, None]).squeeze(1), lengths))
+        most = max(1, SCORED_AT_ONCE // self.config.vocab_size)
+        pairs = zip(before.to(self.device).split(most), tokens[1:].split(most), strict=True)
+        logs = [self.head(hidden[at]).log_softmax(-1).gather(1, ids[:, None]).squeeze(1) for at, ids in pairs]
+        return list(torch.split(torch.cat(logs), lengths))
 
     def _embed(self, tokens: Tensor) -> Tensor:
         embedding = self.weights.embedding

@@ -32,8 +32,8 @@ _DENOISED, _FUSED, _SCORED = 3.5, 0.5, 2.0
 """How often [slots, vocabulary] is held in fp32 at once: by a denoising step in plain torch (raw in bf16, capped, their
 probabilities, a product of both), by a fused one (in bf16), and by ranking, which is never fused (capped, logarithms).
 Measured on a CPU with 128 slots and 262,144 tokens: 3.51 and 2.00; the fused one is read off the kernel."""
-_CHUNK = 256
-"""Tokens encoded at once (`model.CHUNK`)."""
+CHUNK, SCORED_AT_ONCE = 256, 1 << 24
+"""Tokens encoded at once and logits ranked at once: the model's own numbers, which cannot be had without torch."""
 _RUNTIME = {"cpu": 300 << 20, "cuda": 700 << 20, "mps": 700 << 20}
 """What torch and the driver take beside tensors: context, library workspaces, fragmentation."""
 
@@ -134,10 +134,10 @@ def canvas_bytes(config: ModelConfig, strategy: Strategy, itemsize: int, *, fuse
 
     fused: the vocabulary head runs as a kernel that holds no logits in fp32.
     """
-    free = max(strategy.rows * strategy.slots, strategy.longest)
-    copies = max(free * (_FUSED if fused else _DENOISED), strategy.scratch * _SCORED)
-    logits = round(4 * config.vocab_size * copies)
-    tokens = max(strategy.scratch, _CHUNK)
+    denoised = strategy.rows * strategy.slots * config.vocab_size * (_FUSED if fused else _DENOISED)
+    scored = min(strategy.scratch * config.vocab_size, SCORED_AT_ONCE) * _SCORED
+    logits = round(4 * max(denoised, scored))
+    tokens = max(strategy.scratch, CHUNK)
     heads = max((shape.heads + 2 * shape.kv_heads) * shape.head_dim for shape in config.layers)
     routed = config.top_k_experts * (3 * config.moe_intermediate_size + config.hidden_size)
     layer = tokens * (4 * config.hidden_size + 2 * heads + 3 * config.intermediate_size + routed) * max(itemsize, 4)

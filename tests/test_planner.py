@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from tiny_models import random_shape
 
-from stopgap.infill import devices, packed
+from stopgap.infill import devices, model, packed, planner
 from stopgap.infill.engine import STARTER, load_engine
+from stopgap.infill.families import Instructed
 from stopgap.infill.model import PrefixCache
 from stopgap.infill.model_config import ModelConfig, ModelError, expected_shapes
 from stopgap.infill.planner import (
@@ -53,10 +54,10 @@ def tiny(folder: Path, seed: int, **sizes: int) -> Path:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_the_weights_of_a_loaded_model_take_exactly_what_was_planned(tmp_path: Path, seed: int) -> None:
-    model = load_model(tiny(tmp_path, seed), dtype=torch.float32, int8=False, threads=1)
-    assert weight_bytes(model.config, Storage("fp32", "fp32", "fp32", "fp32")) == model.nbytes
-    model = load_model(tmp_path, dtype=torch.bfloat16, int8=False, threads=1)
-    assert weight_bytes(model.config, Storage.of(16)) == model.nbytes
+    loaded = load_model(tiny(tmp_path, seed), dtype=torch.float32, int8=False, threads=1)
+    assert weight_bytes(loaded.config, Storage("fp32", "fp32", "fp32", "fp32")) == loaded.nbytes
+    loaded = load_model(tmp_path, dtype=torch.bfloat16, int8=False, threads=1)
+    assert weight_bytes(loaded.config, Storage.of(16)) == loaded.nbytes
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -89,10 +90,10 @@ def test_the_26b_takes_what_the_published_shapes_say(storage: Storage, linears: 
     assert weight_bytes(REAL, storage) / GB == pytest.approx(linears + embedding, rel=0.02)
 
 
-def test_the_26b_at_4_bits_fits_an_18_gb_card_with_the_fused_head() -> None:
-    found = plan(REAL, weight_bytes(REAL, Storage.of(4)), STRATEGY, free=18 * GB, device="cuda", fused=True)
-    assert LEAST_CONTEXT <= found.context <= STRATEGY.context
-    assert found.total <= 18 * GB
+def test_the_26b_at_4_bits_runs_in_less_than_18_gb_with_the_fused_head() -> None:
+    weights, asked = weight_bytes(REAL, Storage.of(4)), Instructed.strategy
+    found = plan(REAL, weights, asked, free=18 * GB, device="cuda", fused=True, cache_budget=256 << 20)
+    assert found.context >= 2048 and found.total <= 18 * GB
 
 
 @given(free=st.integers(16 * GB, 30 * GB), budget=st.sampled_from([0, GB]), fused=st.booleans())
@@ -132,9 +133,13 @@ def test_where_nobody_knows_what_is_free_nothing_is_refused() -> None:
     assert plan(REAL, 10**12, STRATEGY, free=None).context == STRATEGY.context
 
 
-def test_a_fused_head_leaves_the_ranking_as_the_largest_holder_of_logits() -> None:
-    plain, fused = (canvas_bytes(REAL, replace(STRATEGY, slots=160), 2, fused=one) for one in (False, True))
-    assert 0 < fused < plain
+def test_a_fused_head_needs_a_third_of_the_plain_one() -> None:
+    plain, fused = (canvas_bytes(REAL, STRATEGY, 2, fused=one) for one in (False, True))
+    assert fused < plain / 3
+
+
+def test_the_planners_copies_of_the_models_numbers_are_right() -> None:
+    assert (planner.CHUNK, planner.SCORED_AT_ONCE) == (model.CHUNK, model.SCORED_AT_ONCE)
 
 
 @pytest.mark.parametrize(
@@ -214,3 +219,14 @@ def test_a_packed_model_takes_exactly_what_was_planned(bits: Bits, experts: int)
     header, _ = packed.layout(packed.plan(config, bits))
     stored = packed.size(packed.plan(config, bits)) - len(header)
     assert weight_bytes(config, Storage.of(bits)) == stored
+
+
+def test_ranking_a_few_tokens_at_a_time_changes_no_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_model(tiny(tmp_path, 1), dtype=torch.float32, int8=False, threads=1)
+    cache = loaded.new_cache(16)
+    loaded.encode(cache, [1, 2, 3])
+    rows = [[4, 5, 6], [7], [], [8, 9]]
+    whole = loaded.score(cache, rows)
+    monkeypatch.setattr(model, "SCORED_AT_ONCE", 2 * loaded.config.vocab_size)
+    for once, piecewise in zip(whole, loaded.score(cache, rows), strict=True):
+        torch.testing.assert_close(once, piecewise)
