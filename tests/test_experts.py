@@ -155,6 +155,17 @@ def test_scores_that_are_no_numbers_break_only_their_token() -> None:
 
 
 @pytest.mark.usefixtures("interpreted")
+def test_many_tokens_go_in_parts_without_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    from stopgap.kernels import experts_triton
+
+    gate_up, down = layer(2, 64, 64, Int8Rows)
+    x, scores = drawn(3, 64), drawn(3, 2)
+    whole = experts(x, scores, gate_up, down, 1)
+    monkeypatch.setattr(experts_triton, "AT_ONCE", 2)
+    assert torch.equal(experts(x, scores, gate_up, down, 1), whole)
+
+
+@pytest.mark.usefixtures("interpreted")
 def test_no_tokens_are_no_error() -> None:
     gate_up, down = layer(2, 64, 64, Int8Rows)
     assert experts(drawn(0, 64), drawn(0, 2), gate_up, down, 1).shape == (0, 64)
