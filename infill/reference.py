@@ -21,7 +21,7 @@ from stopgap.kernels.head import Noise, read
 from .cpu import choose_threads
 from .model import Denoised, Model
 from .model_config import ModelConfig, ModelError
-from .prefix import PrefixCache
+from .prefix import Joined, PrefixCache
 from .weights import read_config
 
 
@@ -116,7 +116,7 @@ class ReferenceModel(Model):
     @torch.inference_mode()
     def denoise(
         self,
-        cache: PrefixCache,
+        cache: PrefixCache | Joined,
         canvas: Tensor,
         free: Tensor,
         *,
@@ -160,7 +160,7 @@ class ReferenceModel(Model):
             scores.append(self.head(hidden).log_softmax(-1).gather(1, chosen)[:, 0])
         return scores
 
-    def _prefix(self, cache: PrefixCache) -> DynamicCache:
+    def _prefix(self, cache: PrefixCache | Joined) -> DynamicCache:
         assert isinstance(cache, ReferenceCache)
         if cache.keys_values is None:
             ids = cache.ids.copy()
