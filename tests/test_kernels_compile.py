@@ -24,7 +24,9 @@ ALWAYS, SOMETIMES = (80, 89, 90, 120), (86, 100)
 LIMIT = 101_376
 """Bytes of shared memory that one program may have on sm_86, sm_89 and sm_120; the others have more."""
 
-BF16, F32, I32, U8, I8 = "*bf16", "*fp32", "*i32", "*u8", "*i8"
+BF16, F16, F32, I64, I32, U8, I8 = "*bf16", "*fp16", "*fp32", "*i64", "*i32", "*u8", "*i8"
+SIXTEENS = "i32:16"
+"""A number that Triton finds to be a multiple of 16 when it is called, so that rows of that many can be copied fast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,37 @@ def mixtures() -> Iterator[Case]:
     yield Case(module, "add_kernel", {"returned": F32, "out": BF16}, sizes, 4)
 
 
-CASES = (matmuls, mixtures)
+def heads() -> Iterator[Case]:
+    from stopgap.kernels.head_triton import DRAWN_NOISE, STRIP, TILE, blocks
+
+    module, vocabulary = "head_triton", 262_144
+    sizes = {"N": SIXTEENS, "V": SIXTEENS}
+    masks = {"banned": U8, "which": I32, "masks": U8, "temperature": F32, "softcap": "fp32"}
+    per_tile = {"largest": F32, "total": F32, "slope": F32, "best": I32, "noisy": F32, "noisy_best": I32}
+    flags: dict[str, int | bool] = {"IS_BANNED": True, "IS_HELD": True}
+    for rows in (16, 32, 64, 128, 256):
+        for int8 in (False, True):
+            cut, note = blocks(rows, int8), f"{'int8' if int8 else 'bf16'}-{rows}"
+            types = {"hidden": BF16, "embedding": I8 if int8 else BF16, "scale": F32, "noise": F32, "raw": BF16}
+            constants = {"D": WIDTH, "INT8": int8, "ROUND": True, "NOISE": DRAWN_NOISE, "UPCAST": False, "TILE": TILE}
+            constants |= flags | {"BLOCK_N": cut.rows, "BLOCK_D": cut.inputs}
+            types |= masks | per_tile | sizes | {"tiles": SIXTEENS}
+            yield Case(module, "logits_kernel", types, constants, cut.warps, cut.stages, note)
+        types = {"weights": F16, "codes": I8, "parts": F32, "W": SIXTEENS, "span": SIXTEENS} | sizes
+        constants = {"D": WIDTH, "UPCAST": False, "BLOCK_N": cut.rows, "BLOCK_V": cut.inputs, "TILE": TILE}
+        yield Case(module, "expect_kernel", types, constants, cut.warps, cut.stages, str(rows))
+    read = {"argmax": I64, "sample": I64, "entropy": F32, "logprob": F32, "logsumexp": F32}
+    types = per_tile | masks | read | sizes | {"raw": BF16, "seed": I64, "step": I64, "tiles": SIXTEENS}
+    constants = flags | {"NOISE": DRAWN_NOISE, "BLOCK_N": 1, "TILES": vocabulary // TILE, "TILE": TILE}
+    yield Case(module, "merge_kernel", types, constants, 8)
+    for fold in (False, True):
+        types = masks | sizes | {"raw": BF16, "out": F16 if fold else BF16, "logsumexp": F32, "scale": F32, "unit": F32}
+        constants = flags | {"ROUND": True, "FOLD": fold, "BLOCK_N": 1, "STRIP": STRIP}
+        types |= {"W": SIXTEENS}
+        yield Case(module, "probabilities_kernel", types, constants, 8, note="int8" if fold else "bf16")
+
+
+CASES = (matmuls, mixtures, heads)
 
 
 def cases() -> list[Case]:
@@ -115,10 +147,11 @@ def shared_memory(case: Case, capability: int) -> int:
     from triton.compiler import ASTSource
 
     kernel = getattr(import_module(f"stopgap.kernels.{case.module}"), case.kernel)
-    signature = {name: case.types.get(name, "constexpr") for name in kernel.arg_names}
+    signature = {name: case.types.get(name, "constexpr").removesuffix(":16") for name in kernel.arg_names}
     places = {name: (place,) for place, name in enumerate(kernel.arg_names)}
     constants = {places[name]: value for name, value in case.constants.items()}
-    aligned = {places[name]: [["tt.divisibility", 16]] for name, kind in case.types.items() if kind.startswith("*")}
+    wide = [name for name, kind in case.types.items() if kind.startswith("*") or kind.endswith(":16")]
+    aligned = {places[name]: [["tt.divisibility", 16]] for name in wide}
     source = ASTSource(kernel, signature, constants, aligned)
     options = {"num_warps": case.warps, "num_stages": case.stages}
     made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
