@@ -201,7 +201,7 @@ class Model:
         starts = torch.tensor([sum(lengths[:index]) for index, length in enumerate(lengths) if length])
         before[starts] = 0
         most = max(1, SCORED_AT_ONCE // self.config.vocab_size)
-        pairs = zip(before.to(self.device).split(most), tokens[1:].split(most), strict=True)
+        pairs = zip(torch.split(before.to(self.device), most), torch.split(tokens[1:], most), strict=True)
         logs = [self.head(hidden[at]).log_softmax(-1).gather(1, ids[:, None]).squeeze(1) for at, ids in pairs]
         return list(torch.split(torch.cat(logs), lengths))
 
