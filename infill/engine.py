@@ -37,8 +37,8 @@ from .work import Work, run
 STARTER = Path(__file__).parent / "starter"
 PARSE_BUDGET_MS = 100.0
 """Longest single parse: a megabyte takes about that long. What takes longer is refused, with that reason."""
-GATE_MS = 15.0
-"""How long after the deadline a draft may still be before the gate: about one denoising step of the starter."""
+GATE_MS = 5.0
+"""How long after the deadline a draft may still be before the gate: what came from the last step is checked quickly."""
 
 
 @dataclass(slots=True)

@@ -150,6 +150,8 @@ class Ground:
             found = [above + step, above, below[1] if below else b"", *([above[: -len(step)]] if above else [])]
             indents = list(dict.fromkeys(found))
         fillers = [hole.wrap(indent + one.encode()) for one in self.source.language.fillers for indent in indents]
+        if word := _open_heredoc(text[: hole.start]) if self.source.language.name in HEREDOCS else b"":
+            fillers.insert(0, hole.wrap(word))
         return list(dict.fromkeys(fillers))
 
     def _try(self, fill: bytes) -> _Limit | None:
@@ -357,6 +359,24 @@ class Ground:
             or kind in language.parameters
             or kind.endswith(("_statement", "_clause", "_definition", "_declaration", "_item"))
         )
+
+
+HEREDOCS = frozenset({"bash", "php"})
+"""Where one without an end is an error; the grammar of Ruby lets it pass."""
+_HEREDOC = re.compile(rb"<<[-~<]?[ \t]*([\"']?)(\w+)\1")
+
+
+def _open_heredoc(before: bytes) -> bytes:
+    """The word that ends the heredoc in which a text stops, b"" where it stops in none.
+
+    Cut out, that word takes the rest of the file into the heredoc, and nothing but itself repairs that.
+    """
+    found = list(_HEREDOC.finditer(before, max(0, len(before) - 16384)))
+    if not found:
+        return b""
+    word = found[-1][2]
+    body = before[found[-1].end() :].split(b"\n")[1:-1]
+    return word if not any(line.strip().rstrip(b";),") == word for line in body) else b""
 
 
 _CLOSING = re.compile(rb"\s*([)\]}]|end\b|fi\b|done\b|esac\b|</)")

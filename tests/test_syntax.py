@@ -101,6 +101,23 @@ def test_a_hole_in_a_huge_file_is_judged() -> None:
     assert not gate.check(b"return b\n      return 2").ok
 
 
+@pytest.mark.parametrize(
+    ("language", "text", "word"),
+    [
+        ("bash", "if true; then\n  cat > x <<EOF\none\ntwo\n‸\nfi\necho done\n", "EOF"),
+        ("bash", "cat <<-'END'\n\tone\n‸\necho done\n", "END"),
+        ("php", "<?php\n$a = <<<EOT\none\n‸;\necho $a;\n", "EOT"),
+    ],
+)
+def test_where_the_end_of_a_heredoc_is_missing_only_that_is_accepted(language: str, text: str, word: str) -> None:
+    start = text.encode().index("‸".encode())
+    raw = text.replace("‸", "").encode()
+    source = parse(raw, languages.by_name(language))
+    gate = Gate(source, locate(language, "selection", raw, start, start))
+    assert gate.check(word.encode()).ok
+    assert not gate.check(b"three").ok
+
+
 def test_an_unfinished_last_line_passes_where_the_caller_says_so() -> None:
     text = b"def f(x):\n    \n"
     gate = Gate(parse(text, languages.by_name("python")), locate("python", "cursor", text, 14, 14))
