@@ -23,7 +23,12 @@ AT_ONCE = 8192
 """Rows of the embedding made dense at a time where it cannot be multiplied as it is: 92 MB of the 26B's 3 GB."""
 
 Conditioning = Literal["dense"] | int
-"""Over which tokens the expected embedding is taken: all, or the k most probable, renormalised."""
+"""Over which tokens the expected embedding is taken: all, or the k most probable, renormalised.
+
+On the starter (V 4,096; 40 holes of 24 slots, 8 greedy steps) 64 tokens instead of all are off, after the RMS norm
+that reads it, by 0.01 % for slots below 0.1 nats, 0.4 % below 1, 4 % below 3 and 25 % above, and 4.8 % of the last
+drafts' tokens differ (256 tokens: 2.4 %). Hence all, unless a larger model shows otherwise.
+"""
 
 
 class Philox(NamedTuple):
