@@ -31,8 +31,9 @@ def train(minutes: float, folder: Path, out: Path) -> None:
     """All of it in `folder`, which may hold an unfinished run; the packed model goes to `out`."""
     knobs, document = read_config(CONFIG)
     holes = document["holes"]
-    files = [SourceFile("generated", name, "train", text) for name, text in texts().items()]
-    tokenizer = shards.train_tokenizer([file.text for file in files], document["tokenizer"]["vocabulary"])
+    known = texts(document["text"]["modules"])
+    files = [SourceFile("generated", name, "train", text) for name, text in known.items()]
+    tokenizer = shards.train_tokenizer(list(texts().values()), document["tokenizer"]["vocabulary"])
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     shard = shards.build(

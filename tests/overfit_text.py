@@ -87,6 +87,6 @@ def save_{name}s(path: Path, {name}s: list[{Name}]) -> None:
 '''
 
 
-def texts() -> dict[str, str]:
-    """The modules by name."""
-    return {f"{name}.py": MODULE.format(name=name, Name=name.capitalize()) for name in NAMES}
+def texts(modules: int = len(NAMES)) -> dict[str, str]:
+    """The first so many modules, by name."""
+    return {f"{name}.py": MODULE.format(name=name, Name=name.capitalize()) for name in NAMES[:modules]}
