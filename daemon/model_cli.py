@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -24,12 +24,15 @@ if TYPE_CHECKING:
 
     from stopgap.infill.importing import Report
     from stopgap.infill.packed import Manifest
+    from stopgap.infill.sources import Source
 
     from .shelf import Shelved
 
 app = typer.Typer(help="Import, choose and check models.", no_args_is_help=True)
 
 _EXAMPLE = "google/diffusiongemma-26B-A4B-it"
+
+AdapterSide = Literal["decoder", "encoder"]
 
 
 @app.command("import")
@@ -41,6 +44,10 @@ def import_(
     name: Annotated[str, typer.Option(help="What to call it; made from the source if not given.")] = "",
     adapter: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="A LoRA adapter to merge into it, as PEFT writes them.")
+    ] = None,
+    adapter_side: Annotated[
+        AdapterSide | None,
+        typer.Option(help="Of an adapter with two versions of a shared weight: whose to merge (decoder writes fills)."),
     ] = None,
     keep_download: Annotated[
         bool, typer.Option("--keep-download", help="Leave the checkpoint from the hub on the disk.")
@@ -59,12 +66,20 @@ def import_(
         source = str(local.absolute())  # the command that goes on must mean the same from any folder
     name = name or shelf.proposed_name(source, bits)
     out = shelf.place_for(name)
-    again = _command(source, bits, name, adapter)
-    if adapter is not None and not (adapter / "adapter_config.json").is_file():
-        raise InputError(f"{adapter} is no adapter: a folder with adapter_config.json was expected")
+    if adapter is not None:
+        adapter = adapter.expanduser().absolute()
+        if not (adapter / "adapter_config.json").is_file():
+            raise InputError(f"{adapter} is no adapter: a folder with adapter_config.json was expected")
+    elif adapter_side is not None:
+        raise InputError(
+            "--adapter-side says which side of an adapter to merge: name the adapter with --adapter FOLDER"
+        )
+    again = _command(source, bits, name, adapter, adapter_side)
     try:
         path, download = _located(source)
-        report, left_out = _pack(path, adapter, out, bits, source, lambda: shelf.begin(name, again))
+        opened = _opened(path, adapter, adapter_side)
+        shelf.begin(name, again)
+        report = _pack(opened, out, bits, source)
     except KeyboardInterrupt:
         _say(f"stopped; what is done is kept, and `{again}` goes on with it")
         raise
@@ -72,7 +87,7 @@ def import_(
         import shutil
 
         shutil.rmtree(download, ignore_errors=True)
-    _summarise(name, report, left_out)
+    _summarise(name, report)
 
 
 @app.command("list")
@@ -175,9 +190,10 @@ def remove(
     print(f"removed {name}: {_gb(shelf.remove(name))} are free again")
 
 
-def _command(source: str, bits: int, name: str, adapter: Path | None) -> str:
+def _command(source: str, bits: int, name: str, adapter: Path | None, side: AdapterSide | None) -> str:
     words = ["stopgap", "model", "import", source, "--bits", str(bits), "--name", name]
-    return shlex.join([*words, *(["--adapter", str(adapter)] if adapter else [])])
+    words += ["--adapter", str(adapter)] if adapter else []
+    return shlex.join([*words, *(["--adapter-side", side] if side else [])])
 
 
 def _located(source: str) -> tuple[Path, Path | None]:
@@ -194,40 +210,44 @@ def _located(source: str) -> tuple[Path, Path | None]:
     return hub.fetch(remote, folder, quiet=not sys.stderr.isatty()), folder
 
 
-def _pack(
-    path: Path, adapter: Path | None, out: Path, bits: int, origin: str, begin: Callable[[], None]
-) -> tuple[Report, str]:
-    """Open the source and import it, with a bar; the report, and in words what was left out."""
-    from stopgap.infill.importing import Progress, import_model
+def _opened(path: Path, adapter: Path | None, side: AdapterSide | None) -> Source:
+    """The source, with a word on what is left out of it."""
     from stopgap.infill.sources import describe_skipped, open_source
 
-    opened = open_source(path, adapter)
+    opened = open_source(path, adapter, adapter_side=side)
     if left_out := describe_skipped(opened.skipped):
         _say(f"left out: {left_out}")
-    begin()
+    return opened
+
+
+def _pack(source: Source, out: Path, bits: int, origin: str) -> Report:
+    """Import it, with a bar."""
+    from stopgap.infill.importing import Progress, import_model
+
     with _bar(f"packing {out.name}") as show:
 
         def progress(at: Progress) -> None:
             show(at.done, at.total, at.left)
 
-        report = import_model(
-            opened,
+        return import_model(
+            source,
             out,
             bits,  # type: ignore[arg-type]
             clock=time.monotonic,
             progress=progress,
             origin=origin,
         )
-    return report, left_out
 
 
-def _summarise(name: str, report: Report, left_out: str) -> None:
+def _summarise(name: str, report: Report) -> None:
+    from stopgap.infill.sources import describe_skipped
+
     manifest = report.manifest
     errors = _round_trip(manifest)
     lines = [f"{name}: {_gb(manifest.nbytes)} at {manifest.bits} bits from {manifest.source}, {_span(report.seconds)}"]
     if report.resumed:
         lines.append(f"{report.resumed / report.total:.0%} of it was there from before")
-    if left_out:
+    if left_out := describe_skipped(report.skipped):
         lines.append(f"left out: {left_out}")
     if errors:
         lines.append(f"rounding changed the weights by {errors['mean']:.2%} on average (`stopgap model info {name}`)")

@@ -115,6 +115,7 @@ def evaluate(
     broken: Annotated[bool, typer.Option(help="Break the files first, for the suite holes.")] = False,
     baselines: Annotated[bool, typer.Option(help="Rows of the baselines that use no model.")] = True,
     execute: Annotated[bool, typer.Option(help="Run the tests of HumanEval, confined.")] = True,
+    device: Annotated[str, typer.Option(help='"auto", "cpu", "cuda", "cuda:N" or "mps".')] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; measured if not given.")] = None,
     clock: Annotated[
         ClockName, typer.Option(help="processor: this process's own time, for a busy machine and one thread.")
@@ -133,7 +134,9 @@ def evaluate(
         from stopgap.infill.report import show
 
         ticks = time.process_time if clock == "processor" else time.monotonic
-        loaded = load_engine(model, engine=engine, device="cpu", threads=threads, clock=ticks, progress=lambda *_: None)
+        loaded = load_engine(
+            model, engine=engine, device=device, threads=threads, clock=ticks, progress=lambda *_: None
+        )
         report = run_eval(
             suite,
             paths,

@@ -100,7 +100,7 @@ def import_model(
                 bits=bits,
                 source=f"{origin or 'unnamed'} ({source.kind})",
                 scalars=tuple(_scalars(source, index) for index in range(len(config.layers))),
-                files=_carry(source, folder, out.name),
+                files=_carry(source, config, folder, out.name),
                 tensors=packing.records,
             )
             write_whole(folder / MANIFEST, manifest.to_json())
@@ -147,8 +147,11 @@ def _check_disk(out: Path, needed: int) -> None:
 
 
 def _identity(source: Source, bits: Bits) -> str:
-    """Tells this import from others by a little of every tensor but the experts, so that a fine-tune differs."""
-    digest = hashlib.sha256(json.dumps([bits, source.kind, dict(source.config)], sort_keys=True).encode())
+    """Tells this import from others: by size and time of every file that is read, an adapter's too, and by a little
+    of every tensor but the experts, should a fine-tune have come with the old times."""
+    facts = [own.stat() for own in source.origins]
+    stamps = [(own.st_size, own.st_mtime_ns) for own in facts]
+    digest = hashlib.sha256(json.dumps([bits, source.kind, dict(source.config), stamps], sort_keys=True).encode())
     for name, shape in source.tensors.items():
         if len(shape) < 3:
             digest.update(as_bytes(_read(source, name, slice(0, 1) if len(shape) == 2 else slice(None))))
@@ -240,9 +243,9 @@ def _named(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
             yield from _named(getattr(value, own.name), f"{name}.{own.name}")
 
 
-def _carry(source: Source, folder: Path, name: str) -> Mapping[str, str]:
+def _carry(source: Source, config: ModelConfig, folder: Path, name: str) -> Mapping[str, str]:
     """Write every file but weights and manifest; returns their checksums."""
-    card: dict[str, object] = {"family": "instruct"}
+    card: dict[str, object] = {"family": "instruct", "canvas_length": config.canvas_length}
     written = ["config.json", "stopgap.json"]
     for path in source.files:
         if path.name == "stopgap.json":

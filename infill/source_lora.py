@@ -14,7 +14,8 @@ scale = alpha / r, or alpha / sqrt(r) with use_rslora, with alpha_pattern and ra
 
 Encoder and decoder share their weights in this model, and here they are kept once. transformers makes two modules of
 them, so PEFT trains two adapters: TRL's and Unsloth's recipes for DiffusionGemma end with different ones, which one
-set of weights cannot hold (TRL's script says so too). They are refused unless the caller names the side to merge;
+set of weights cannot hold (TRL's script says so too). They are refused unless the caller names the side to merge
+(`stopgap model import --adapter-side`);
 equal ones, and those that exist for one side only (NeMo keeps one stack and saves it as the decoder), are merged.
 Names and sums were compared with PEFT 0.21.2 on a tiny model: equal. No published adapter's header was seen.
 """
@@ -124,12 +125,14 @@ class Merged:
     base: Source
     changes: Mapping[str, tuple[Change, ...]]
     replaced: Mapping[str, Plain]
-    name: str
+    folder: Path
+    side: str | None
     unused: tuple[str, ...]
 
     @property
     def kind(self) -> str:
-        return f"{self.base.kind} with the adapter {self.name}"
+        side = f", its {self.side} side" if self.side else ""
+        return f"{self.base.kind} with the adapter {self.folder.name}{side}"
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -146,6 +149,10 @@ class Merged:
     @property
     def files(self) -> tuple[Path, ...]:
         return self.base.files
+
+    @property
+    def origins(self) -> tuple[Path, ...]:
+        return (*self.base.origins, self.folder / CONFIG, self.folder / WEIGHTS)
 
     def read(self, name: str, rows: slice = slice(None)) -> Tensor:
         dense = self.replaced[name].read(rows) if name in self.replaced else self.base.read(name, rows)
@@ -170,9 +177,9 @@ def merge_adapter(base: Source, folder: Path, side: str | None = None) -> Source
             continue
         target, change = _change(base, module, pair)
         changes.setdefault(target, []).append(("encoder" if module.startswith(ENCODER) else "decoder", change))
-    replaced = _replaced(base, shards, [name for name in rest if name not in unused])
+    replaced = _replaced(base, shards, [name for name in rest if name not in unused], side)
     merged = {target: _one_side(target, found, side) for target, found in changes.items()}
-    return Merged(base, merged, replaced, folder.name, tuple(unused))
+    return Merged(base, merged, replaced, folder, side, tuple(unused))
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -272,9 +279,14 @@ def _one_side(target: str, found: list[tuple[str, Change]], side: str | None) ->
         return tuple(by_side[side])
     if len(decoder) == len(encoder) and all(any(_equal(one, other) for other in encoder) for one in decoder):
         return tuple(decoder)
-    raise SourceError(
-        f"the adapter changes {target} differently in encoder and decoder, which share it here; "
-        "name the side to merge, decoder or encoder (the other side's training is lost)"
+    raise _two_sides(target)
+
+
+def _two_sides(target: str) -> SourceError:
+    return SourceError(
+        f"{target} is one weight that encoder and decoder share, and this adapter was trained for each of them apart, "
+        "with different results (PEFT does that): choose whose is merged with --adapter-side decoder or "
+        "--adapter-side encoder; what the other one learnt is lost"
     )
 
 
@@ -288,19 +300,23 @@ def _equal(one: Any, other: Any) -> bool:
     )
 
 
-def _replaced(base: Source, shards: Shards, names: list[str]) -> dict[str, Plain]:
+def _replaced(base: Source, shards: Shards, names: list[str], side: str | None) -> dict[str, Plain]:
     """The tensors that the adapter holds whole."""
     replaced: dict[str, Plain] = {}
     heads = []
     for name in names:
-        target = _shared(AROUND.sub("", name.removeprefix(PREFIX)))
+        bare = AROUND.sub("", name.removeprefix(PREFIX))
+        target = bare if bare in base.tensors else _shared(bare)  # each side has layer scalars of its own
         own = plain(shards, name)
         if target == HEAD:
             heads.append(own)
         elif target not in base.tensors or own.shape != base.tensors[target]:
             raise SourceError(f"the adapter holds {name} {list(own.shape)}, which fits no part of this model")
         elif target in replaced and not same(own.shape, own.read, replaced[target].read):
-            raise SourceError(f"the adapter replaces {target} differently in encoder and decoder, which share it here")
+            if side is None:
+                raise _two_sides(target)
+            if bare.startswith(ENCODER) == (side == "encoder"):
+                replaced[target] = own
         else:
             replaced[target] = own
     for head in heads:

@@ -54,7 +54,8 @@ class Shards:
         self._open: dict[Path, Any] = {}
         self._stack = ExitStack()
         self._read = 0
-        for path in paths:
+        self.paths = tuple(paths)
+        for path in self.paths:
             with _mapped(path) as file:
                 for name in file.keys():  # noqa: SIM118
                     piece = file.get_slice(name)

@@ -69,6 +69,11 @@ class Source(Protocol):
         """Small files to carry over."""
         ...
 
+    @property
+    def origins(self) -> tuple[Path, ...]:
+        """Every file that tensors are read from."""
+        ...
+
     def read(self, name: str, rows: slice = slice(None)) -> Tensor:
         """Rows along axis 0 (experts, output rows, vocabulary), dense, bf16 or fp32, on the CPU."""
         ...
@@ -82,6 +87,7 @@ class Opened:
     config: Mapping[str, Any]
     skipped: tuple[str, ...]
     files: tuple[Path, ...]
+    origins: tuple[Path, ...]
     stored: Mapping[str, Stored]
 
     @property
@@ -138,7 +144,7 @@ def _open_gguf(path: Path) -> Opened:
     config, stored = find_gguf(path)
     if not (path.parent / TOKENIZER).is_file():
         raise SourceError(f"put {TOKENIZER} of the original model beside {path.name}, which has none to carry over")
-    return _assemble(f"GGUF {path.name}", config, stored, (), _carried(path.parent))
+    return _assemble(f"GGUF {path.name}", config, stored, (), _carried(path.parent), (path,))
 
 
 def _open_folder(folder: Path) -> Opened:
@@ -152,7 +158,7 @@ def _open_folder(folder: Path) -> Opened:
     stored, unused = find(shards, quantization)
     config = {key: value for key, value in raw.items() if key not in ("quantization_config", "quantization")}
     kind = _kind(shards, quantization)
-    return _assemble(kind, config, stored, (*skipped, *unused), _carried(folder))
+    return _assemble(kind, config, stored, (*skipped, *unused), _carried(folder), shards.paths)
 
 
 def _carried(folder: Path) -> tuple[Path, ...]:
@@ -196,7 +202,12 @@ def _kind(shards: Shards, quantization: Mapping[str, Any]) -> str:
 
 
 def _assemble(
-    kind: str, config: Mapping[str, Any], found: dict[str, Stored], skipped: Iterable[str], files: tuple[Path, ...]
+    kind: str,
+    config: Mapping[str, Any],
+    found: dict[str, Stored],
+    skipped: Iterable[str],
+    files: tuple[Path, ...],
+    origins: tuple[Path, ...],
 ) -> Opened:
     """Bring `found` to the expected names, and account for every one of its tensors."""
     shapes = expected_shapes(ModelConfig.from_dict(config))
@@ -226,7 +237,7 @@ def _assemble(
         own, kept = rest[name], stored.get(original)
         if kept is None or own.shape != kept.shape or not same(own.shape, own.read, kept.read):
             raise SourceError(f"{name} is not the same as {original}; a model that unties them is not supported")
-    return Opened(kind, config, (*skipped, *copies), files, stored)
+    return Opened(kind, config, (*skipped, *copies), files, origins, stored)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from stopgap.kernels.quantised import Int4Groups, Int8Rows, Quantised
 
-from .cpu import available_memory, bf16_is_fast, choose_threads, int8_is_exact, int8_is_fast
+from . import devices
+from .cpu import bf16_is_fast, choose_threads, int8_is_exact, int8_is_fast
 from .layers import (
     Dense,
     FewBits,
@@ -62,9 +63,7 @@ def load_model(
     int8 weights times int8 activations: by default on a CPU that multiplies them exactly and faster. threads: by
     default as many as a measurement with `clock` (seconds) favours. Raises `ModelError`, in one line with the remedy.
     """
-    device = torch.device(device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError("no CUDA device can be used here; choose the device cpu")
+    device = devices.resolve(str(device))
     config = read_config(folder)
     if device.type == "cpu":
         torch.set_num_threads(threads) if threads else choose_threads(clock)
@@ -151,13 +150,15 @@ def _check_memory(config: ModelConfig, device: torch.device, dtype: torch.dtype,
         resident += size * (each if "embed_tokens" not in name or not int8 else dtype.itemsize + 1)
         layer += size if name.startswith(f"{DECODER}layers.0.") else 0
     folding = 3 * 4 * layer  # one layer at a time is folded in fp32
-    if device.type == "cuda":
-        _check_room(resident, torch.cuda.mem_get_info(device)[0], "GPU memory")
+    if device.type != "cpu":
+        _check_room(resident, device)
         resident = 0
-    _check_room(resident + folding, available_memory(), "memory")
+    _check_room(resident + folding, torch.device("cpu"))
 
 
-def _check_room(needed: int, free: int | None, kind: str) -> None:
+def _check_room(needed: int, device: torch.device) -> None:
+    free = devices.free_memory(device)
+    kind = "memory" if device.type == "cpu" else "GPU memory"
     if free is not None and needed > free:
         raise ModelError(
             f"the model needs {needed / 1e9:.1f} GB of {kind} and {free / 1e9:.1f} GB are free; "
@@ -205,10 +206,7 @@ def _load_packed(
     manifest = read_manifest(folder)
     entries = plan(config, manifest.bits)
     check(folder, manifest, entries)
-    if device.type == "cuda":
-        _check_room(size(entries), torch.cuda.mem_get_info(device)[0], "GPU memory")
-    else:
-        _check_room(size(entries), available_memory(), "memory")
+    _check_room(size(entries), device)
     _, parts = layout(entries)
     try:
         if len(manifest.scalars) != len(config.layers):

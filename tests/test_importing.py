@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoint_fixtures import write_adapter
 from filelock import FileLock
 from test_packed import pack, save_checkpoint
 from torch import Tensor
@@ -22,7 +23,7 @@ from stopgap.infill import importing, packing
 from stopgap.infill.engine import STARTER
 from stopgap.infill.importing import Progress, discard, import_model
 from stopgap.infill.model import Model, ModelError
-from stopgap.infill.model_config import DECODER
+from stopgap.infill.model_config import DECODER, ENCODER
 from stopgap.infill.packed import MANIFEST, WEIGHTS, Bits, read_manifest, verify
 from stopgap.infill.sources import Source, open_source
 from stopgap.infill.weights import load_model, read_config
@@ -42,6 +43,7 @@ class Meddled:
         self.tensors: Mapping[str, tuple[int, ...]] = dict(source.tensors)
         self.skipped: tuple[str, ...] = ()
         self.files = source.files
+        self.origins = source.origins
         self.before: Callable[[str, slice], Tensor | None] = lambda _name, _rows: None
         self.reads: list[tuple[str, slice]] = []
 
@@ -154,6 +156,7 @@ opened = open_source(Path(sys.argv[1]))
 
 class Mortal:
     kind, config, tensors, skipped, files = "meddled", opened.config, opened.tensors, (), opened.files
+    origins = opened.origins
     def read(self, name, rows=slice(None)):
         if name == sys.argv[4] and rows.start == int(sys.argv[5]):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -222,6 +225,37 @@ def test_another_import_under_the_same_name_starts_over(source: Meddled, tmp_pat
     verify(report.folder, read_config(report.folder))
 
 
+@pytest.mark.parametrize("change", ["of the experts", "of one side"])
+def test_another_adapter_does_not_go_on_with_the_leftovers_of_one(
+    checkpoint: Path, tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two adapters that differ in nothing but the experts, or in the side that is asked for, no row of any other
+    tensor tells one from the other."""
+
+    def adapter(folder: str, scale: float) -> Path:
+        pair = {"lora_A.weight": torch.ones(4 * 8, 64), "lora_B.weight": torch.full((128, 4 * 8), scale)}
+        sides = {DECODER: 1, ENCODER: 2} if change == "of one side" else {DECODER: 1}
+        tensors = {f"{side}layers.0.experts.{end}": at * own for side, at in sides.items() for end, own in pair.items()}
+        return write_adapter(tmp_path / folder / "adapter", tensors)
+
+    one = open_source(checkpoint, adapter("one", 0.1), adapter_side="decoder")
+    if change == "of one side":
+        other = open_source(checkpoint, adapter("one", 0.1), adapter_side="encoder")
+    else:
+        other = open_source(checkpoint, adapter("other", 0.2), adapter_side="decoder")
+    whole = bring(other, tmp_path / "whole").folder
+
+    def stop(at: Progress) -> None:
+        if at.name == "norm":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bring(one, tmp_path / "out", progress=stop)
+    report = bring(other, tmp_path / "out")
+    assert report.resumed == 0
+    assert (report.folder / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+
+
 def test_progress_counts_weights_and_tells_the_time_left(source: Meddled, tmp_path: Path) -> None:
     ticks, told = iter(range(10_000)), list[Progress]()
     report = import_model(source, tmp_path / "out", 8, clock=lambda: float(next(ticks)), progress=told.append)
@@ -233,7 +267,8 @@ def test_progress_counts_weights_and_tells_the_time_left(source: Meddled, tmp_pa
 
 def test_the_small_files_travel_along(source: Meddled, tmp_path: Path) -> None:
     folder = bring(source, tmp_path / "mine", origin="somewhere/some-model").folder
-    assert json.loads((folder / "stopgap.json").read_text()) == {"family": "instruct", "name": "mine"}
+    card = json.loads((folder / "stopgap.json").read_text())
+    assert card == {"family": "instruct", "canvas_length": 8, "name": "mine"}
     assert json.loads((folder / "config.json").read_text()) == source.config
     manifest = read_manifest(folder)
     assert manifest.source == "somewhere/some-model (meddled)"

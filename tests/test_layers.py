@@ -66,6 +66,24 @@ def test_daemon_knows_no_lsp_and_no_torch(path: Path) -> None:
         assert not top(path) & HEAVY
 
 
+@pytest.mark.parametrize("path", [*files("infill"), *files("daemon"), *files("lsp")], ids=lambda p: p.name)
+def test_only_a_few_files_know_of_cuda(path: Path) -> None:
+    """Everywhere else a device is whatever torch.device says, so that the same code runs on Apple silicon.
+
+    `devices` asks processors about themselves, `memory` does so without importing torch; captured steps
+    (`device_loop`, `graph`) are a thing of CUDA.
+    """
+    if path.stem in {"devices", "memory", "device_loop", "graph"}:
+        return
+    uses = [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+    ]
+    assert not [use for use in uses if use in ("torch.cuda", "torch.backends.cuda")]
+    assert not [name for name in imports(path) if name.startswith("torch.cuda")]
+
+
 @pytest.mark.parametrize("path", files("lsp"), ids=lambda p: p.name)
 def test_lsp_knows_the_wire_and_the_text_side_only(path: Path) -> None:
     assert not top(path) & HEAVY

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoint_fixtures import write_adapter
 from gemma_tokenizer import gemma_tokenizer
 from safetensors.torch import load_file, save_file
 from tiny_models import random_shape
@@ -26,7 +27,7 @@ from stopgap.daemon import cli, hub, shelf
 from stopgap.daemon.hub import HubError, Remote
 from stopgap.infill import importing
 from stopgap.infill.engine import STARTER
-from stopgap.infill.model_config import ModelConfig, expected_shapes
+from stopgap.infill.model_config import DECODER, ENCODER, ModelConfig, expected_shapes
 
 ROOT = Path(__file__).parent.parent
 
@@ -104,6 +105,22 @@ def test_a_checkpoint_is_imported_shown_verified_used_and_removed(stopgap: Run, 
     stopgap("use", "starter")
     assert stopgap("remove", "tiny", "-y").out.startswith("removed tiny: ")
     assert len(json.loads(stopgap("list", "--json").out)) == 1
+
+
+def test_an_adapter_of_two_sides_needs_one_to_be_named(stopgap: Run, checkpoint: Path, tmp_path: Path) -> None:
+    module, width = "layers.0.mlp.up_proj", 64
+    factors = [torch.ones(4, width), torch.ones(width, 4)]
+    pairs = {
+        f"{stack}{module}.lora_{which}.weight": at * own
+        for at, stack in enumerate((DECODER, ENCODER), 1)
+        for which, own in zip("AB", factors, strict=True)
+    }
+    adapter = write_adapter(tmp_path / "adapter", pairs)
+    ran = stopgap("import", checkpoint, "--name", "tuned", "--adapter", adapter)
+    assert ran.status == 2 and "--adapter-side decoder or --adapter-side encoder" in ran.err.splitlines()[-1]
+    done = stopgap("import", checkpoint, "--name", "tuned", "--adapter", adapter, "--adapter-side", "encoder")
+    assert done.status == 0, done.err
+    assert "with the adapter adapter, its encoder side" in json.loads(stopgap("info", "tuned", "--json").out)["source"]
 
 
 def test_a_damaged_model_is_found_by_verify(stopgap: Run) -> None:
@@ -317,6 +334,8 @@ def test_what_is_no_whole_model_is_refused_in_one_line_and_leaves_nothing(
         (["import", "STARTER", "--name", "../x"], "'../x' cannot be a model's name"),
         (["import", "STARTER", "--name", "starter"], "choose another name"),
         (["import", "STARTER", "--adapter", "/nowhere"], "/nowhere is no adapter"),
+        (["import", "STARTER", "--adapter-side", "decoder"], "name the adapter with --adapter FOLDER"),
+        (["import", "STARTER", "--adapter-side", "both"], "'both' is not one of 'decoder', 'encoder'"),
         (["use"], "Missing argument"),
         (["use", "nope"], "there is no model 'nope'; there are starter"),
         (["info", "startr"], "did you mean 'starter'"),

@@ -463,7 +463,7 @@ def merged_by_hand(of: Original, name: str, change: torch.Tensor) -> torch.Tenso
 def check(of: Original, adapter: Path, changed: dict[str, torch.Tensor], side: str | None = None) -> None:
     """The named tensors are the original's plus these, whole and by rows; all others are the original's."""
     source = open_source(of.folder, adapter, adapter_side=side)
-    assert source.kind.endswith(f"with the adapter {adapter.name}")
+    assert source.kind.endswith(f"with the adapter {adapter.name}" + (f", its {side} side" if side else ""))
     for name, tensor in of.expected.items():
         wanted = tensor.float() + changed.get(name, torch.zeros(()))
         read = source.read(name)
@@ -544,11 +544,26 @@ def test_an_adapter_of_two_sides_is_merged_where_they_agree(of: Original, tmp_pa
     check(of, write_adapter(tmp_path / "same", one | same), {f"{D}{module}.weight": b @ a * 2})
     check(of, write_adapter(tmp_path / "encoder", other), {f"{D}{module}.weight": d @ c * 2})
     differing = write_adapter(tmp_path / "differing", one | other)
-    assert f"changes {D}{module}.weight differently in encoder and decoder" in refusal(of.folder, differing)
+    said = refusal(of.folder, differing)
+    assert said.startswith(f"{D}{module}.weight is one weight that encoder and decoder share, and this adapter")
+    assert "choose whose is merged with --adapter-side decoder or --adapter-side encoder" in said
     check(of, differing, {f"{D}{module}.weight": b @ a * 2}, "decoder")
     check(of, differing, {f"{D}{module}.weight": d @ c * 2}, "encoder")
     with pytest.raises(ModelError, match="decoder or encoder, not 'both'"):
         open_source(of.folder, differing, adapter_side="both")
+
+
+def test_whole_modules_of_two_sides_are_told_apart(of: Original, tmp_path: Path) -> None:
+    norm, scalar = "norm.weight", "layers.0.layer_scalar"
+    shape = of.tensors[D + scalar].shape
+    both = {D + norm: torch.ones(256), E + norm: torch.full((256,), 2.0)}
+    adapter = write_adapter(tmp_path, both | {E + scalar: torch.full(shape, 3.0)})
+    assert f"{D}{norm} is one weight that encoder and decoder share" in refusal(of.folder, adapter)
+    for side, value in (("decoder", 1.0), ("encoder", 2.0)):
+        source = open_source(of.folder, adapter, adapter_side=side)
+        assert torch.equal(source.read(D + norm), torch.full((256,), value))
+        assert torch.equal(source.read(E + scalar), torch.full(shape, 3.0)), "each side has layer scalars of its own"
+        assert torch.equal(source.read(D + scalar), of.tensors[D + scalar])
 
 
 @pytest.mark.parametrize(

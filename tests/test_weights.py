@@ -16,7 +16,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tiny_models import build, random_shape, save
 
-from stopgap.infill import cpu, weights
+from stopgap.infill import cpu, devices, weights
 from stopgap.infill.model import Model, ModelConfig, ModelError
 from stopgap.infill.weights import load_model, read_config
 
@@ -127,7 +127,7 @@ def test_a_tokenizer_that_does_not_match_is_refused(folder: Path) -> None:
 
 
 def test_too_little_memory_is_noticed_before_loading(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "available_memory", lambda: 1000)
+    monkeypatch.setattr(devices, "free_memory", lambda _: 1000)
     with pytest.raises(ModelError, match=r"needs \d+\.\d GB of memory and 0\.0 GB are free"):
         load(stored)
 
