@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from stopgap.kernels import path
-from stopgap.kernels.head import Conditioning, Noise, denoise_head
+from stopgap.kernels.head import Allowed, Conditioning, Head, Noise, denoise_head
 from stopgap.kernels.norm import rms_norm
 from stopgap.kernels.quantised import Int8Rows
 
@@ -112,7 +112,7 @@ class Model:
             chunk = list(ids[start : start + CHUNK])
             window = cache.append_window(len(chunk))
             tokens = torch.tensor(chunk, device=self.device)
-            hidden.append(self._forward(self._embed(tokens), window, decoder=False))
+            hidden.append(self._forward(self.embed(tokens), window, decoder=False))
             cache.ids.extend(chunk)
         return hidden[-1] if len(hidden) == 2 else torch.cat(hidden)
 
@@ -121,7 +121,7 @@ class Model:
         """`encode` for several caches in one pass, which should hold few tokens in all; each gets its own [n, D]."""
         window = join([cache.append_window(len(ids)) for cache, ids in parts])
         tokens = torch.tensor([token for _, ids in parts for token in ids], device=self.device)
-        hidden = self._forward(self._embed(tokens), window, decoder=False)
+        hidden = self._forward(self.embed(tokens), window, decoder=False)
         for cache, ids in parts:
             cache.ids.extend(ids)
         return list(torch.split(hidden, [len(ids) for _, ids in parts]))
@@ -160,10 +160,34 @@ class Model:
         if (keep := window.keep) is not None:
             tokens, is_free = tokens[keep], is_free[keep]
             soft = None if soft is None else soft[keep]
-        embedded = self._embed(tokens)
+        embedded = self.embed(tokens)
         slots = is_free.nonzero().squeeze(-1)
+        step = self.read(
+            window, embedded, slots, soft, temperature=temperature, banned=banned, allowed=allowed, gumbel=gumbel
+        )
+        following = embedded.index_copy(0, slots, step.conditioning)
+        if keep is not None:
+            padded = following.new_zeros((rows * width, self.config.hidden_size))
+            following = padded.index_copy_(0, keep, following)
+        return Denoised(step.argmax, step.sample, step.entropy, step.logprob, following.view(rows, width, -1))
+
+    def read(
+        self,
+        window: Window,
+        embedded: Tensor,
+        slots: Tensor,
+        soft: Tensor | None,
+        *,
+        temperature: float | Tensor,
+        banned: Tensor | None,
+        allowed: Allowed | None,
+        gumbel: Noise,
+    ) -> Head:
+        """What `denoise` reads off the `slots` [N] of the embedded canvas tokens [T, D]: never asks the device.
+
+        soft [T, D] is the last step's conditioning, or None; the conditioning that is returned is scaled."""
         x = self_condition(self.weights.self_conditioning, embedded, soft, self.config.rms_norm_eps)
-        hidden = self._forward(x, window, decoder=True)[slots]
+        hidden = self._forward(x, window, decoder=True).index_select(0, slots)
         step = denoise_head(
             hidden,
             self.weights.embedding,
@@ -176,11 +200,7 @@ class Model:
             round_logits=self.dtype == torch.bfloat16,
             project=self.weights.head,
         )
-        following = embedded.index_copy(0, slots, step.conditioning * self._scale)
-        if keep is not None:
-            padded = following.new_zeros((rows * width, self.config.hidden_size))
-            following = padded.index_copy_(0, keep, following)
-        return Denoised(step.argmax, step.sample, step.entropy, step.logprob, following.view(rows, width, -1))
+        return step._replace(conditioning=step.conditioning * self._scale)
 
     @torch.inference_mode()
     def score(self, cache: PrefixCache, rows: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -195,7 +215,7 @@ class Model:
         if not sum(lengths):
             return [torch.zeros(0) for _ in rows]
         tokens = torch.tensor([cache.ids[-1], *(token for row in rows for token in row)], device=self.device)
-        hidden = self._forward(self._embed(tokens), cache.score_window(lengths), decoder=False)
+        hidden = self._forward(self.embed(tokens), cache.score_window(lengths), decoder=False)
         # Token t of a row is judged by the state before it; the first one of every row by the shared state 0.
         before = torch.arange(len(tokens) - 1)
         starts = torch.tensor([sum(lengths[:index]) for index, length in enumerate(lengths) if length])
@@ -205,7 +225,8 @@ class Model:
         logs = [self.head(hidden[at]).log_softmax(-1).gather(1, ids[:, None]).squeeze(1) for at, ids in pairs]
         return list(torch.split(torch.cat(logs), lengths))
 
-    def _embed(self, tokens: Tensor) -> Tensor:
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Scaled embeddings [T, D] of tokens [T]."""
         embedding = self.weights.embedding
         if isinstance(embedding, Int8Rows):
             rows = embedding.codes.index_select(0, tokens) * embedding.scale.index_select(0, tokens)[:, None]

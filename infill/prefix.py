@@ -131,6 +131,11 @@ class PrefixCache:
     def nbytes(self) -> int:
         return sum(keys.nbytes + values.nbytes for keys, values in self._keys_values)
 
+    @property
+    def keys_values(self) -> Sequence[tuple[Tensor, Tensor]]:
+        """Of each layer [K, slots, hd]; the first `len(self)` slots are those of the prefix."""
+        return self._keys_values
+
     def crop(self, length: int) -> None:
         """Forget every token from `length` on."""
         del self.ids[length:]

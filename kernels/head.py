@@ -40,6 +40,18 @@ class Philox(NamedTuple):
     """[] int64"""
 
 
+class Held(NamedTuple):
+    """`allowed` for N slots as tensors, which keep their addresses from one replay of a captured graph to the next."""
+
+    which: Tensor
+    """[N] int32, the row of `masks` that a slot is held to, or -1"""
+    masks: Tensor
+    """[R, V] uint8, 1 for every id that may come"""
+
+
+Allowed = Mapping[int, Tensor] | Held
+"""Number of a slot to the only ids it may hold."""
+
 Noise = Tensor | torch.Generator | Philox | None
 """Gumbel noise [N, V], or what to draw it from, or None for `sample` equal to `argmax`."""
 
@@ -77,7 +89,7 @@ def denoise_head(
     softcap: float,
     temperature: float | Tensor,
     banned: Tensor | None = None,
-    allowed: Mapping[int, Tensor] | None = None,
+    allowed: Allowed | None = None,
     noise: Noise = None,
     conditioning: Conditioning = "dense",
     round_logits: bool = False,
@@ -125,7 +137,7 @@ def read(
     softcap: float,
     temperature: float | Tensor,
     banned: Tensor | None = None,
-    allowed: Mapping[int, Tensor] | None = None,
+    allowed: Allowed | None = None,
     noise: Noise = None,
 ) -> Reading:
     """Cap, temper and mask raw `logits` [N, V], then read off what sampling needs. fp32 logits are used up.
@@ -138,6 +150,10 @@ def read(
     scaled = logits.float().mul_(2 / softcap).sigmoid_().mul_(2 * softcap / temperature)
     if banned is not None:
         scaled += banned * BANNED
+    if isinstance(allowed, Held):
+        free = (allowed.which < 0)[:, None]
+        scaled = torch.where(free | (allowed.masks[allowed.which.clamp_min(0)] > 0), scaled, BANNED)
+        allowed = None
     for slot, ids in (allowed or {}).items():
         kept = scaled[slot, ids]
         scaled[slot] = BANNED

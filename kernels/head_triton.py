@@ -20,7 +20,6 @@ reference in the interpreter, and every production shape is compiled ahead of ti
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,7 +28,7 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-from .head import BANNED, Conditioning, Head, Noise, Philox, gather_top
+from .head import BANNED, Allowed, Conditioning, Head, Held, Noise, Philox, gather_top
 from .quantised import Int8Rows
 
 TILE = 128
@@ -337,7 +336,7 @@ def fused_head(
     softcap: float,
     temperature: float | Tensor,
     banned: Tensor | None,
-    allowed: Mapping[int, Tensor] | None,
+    allowed: Allowed | None,
     noise: Noise,
     conditioning: Conditioning,
     round_logits: bool,
@@ -500,9 +499,11 @@ def _expect_top(
 
 
 def _masks(
-    allowed: Mapping[int, Tensor] | None, count: int, vocabulary: int, device: torch.device
+    allowed: Allowed | None, count: int, vocabulary: int, device: torch.device
 ) -> tuple[Tensor | None, Tensor | None]:
     """[N] int32, the number of each slot's mask or -1, and the masks [R, V] uint8; only a few slots are ever held."""
+    if isinstance(allowed, Held):
+        return allowed
     if not allowed:
         return None, None
     which = torch.full((count,), -1, dtype=torch.int32, device=device)
