@@ -91,7 +91,7 @@ def _suffix(text: bytes, start: int, room: int, bytes_per_token: float, size: Co
     """The text behind `start`, whole lines; typing before it leaves it as it is."""
     piece = text[start : start + int(room * bytes_per_token)]
     if start + len(piece) < len(text):
-        piece = piece[: piece.rfind(b"\n") + 1] or piece
+        piece = _whole(piece[: piece.rfind(b"\n") + 1] or piece)
     while piece and size(piece) > room:
         cut = piece.rfind(b"\n", 0, len(piece) * 7 // 8) + 1
         piece = piece[:cut] if cut else _whole(piece[: len(piece) * 7 // 8])
@@ -99,8 +99,14 @@ def _suffix(text: bytes, start: int, room: int, bytes_per_token: float, size: Co
 
 
 def _tail(piece: bytes, room: int, size: Count) -> bytes:
+    piece = _begun(piece)
     while piece and size(piece) > room:
-        piece = piece[len(piece) // 8 + 1 :]
+        piece = _begun(piece[len(piece) // 8 + 1 :])
+    return piece
+
+
+def _begun(piece: bytes) -> bytes:
+    """Without a character cut in half at the beginning."""
     while piece and piece[0] & 0xC0 == 0x80:
         piece = piece[1:]
     return piece

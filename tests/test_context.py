@@ -109,3 +109,14 @@ def test_any_place_in_any_language_has_a_context(path: Path) -> None:
         assert words(made.snippets) + words(made.prefix) + words(made.suffix) <= 152
         for piece in (made.prefix, made.suffix, made.snippets):
             piece.decode()
+
+
+@pytest.mark.parametrize("budget", range(8, 40))
+def test_no_character_is_cut_in_half_in_a_long_line(budget: int) -> None:
+    """Bengali takes three bytes a letter; the caller's tokenizer refuses half of one."""
+    raw = ('{"a": "' + "আমার" * 200 + '", "b": , "c": "' + "সোনার" * 200 + '"}').encode()
+    at = raw.index(b', "c"')
+    source = parse(raw, languages.by_name("json"))
+    hole = holes.locate(source, FillRequest(raw, "json", at, at, "selection"))
+    made = gather(source, hole, budget=budget, count=lambda piece: len(piece.decode()) // 2)
+    assert made.prefix.decode() and made.suffix.decode()
