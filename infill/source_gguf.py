@@ -1,12 +1,12 @@
 """A GGUF file of DiffusionGemma, as llama.cpp's converter writes it and unsloth publishes it.
 
 The container is read here: `gguf.GGUFReader` makes an array of every string and took 139 s and 1.4 GB for a header
-with this model's vocabulary. What a block of codes means is left to `gguf.quants`, llama.cpp's own Python package.
+with this model's vocabulary. What a block of codes means is told by `ggml`.
 Sources: ggml's docs/gguf.md; llama.cpp pull requests 24423 and 24427 (src/models/diffusion-gemma.cpp and
 conversion/diffusion_gemma.py) with the Gemma4Model class that they build on; header listings of unsloth's Q4_K_M
 (692 tensors). By these: norms are stored as they are (no +1), queries and keys are not permuted, gate comes before
 up in `ffn_gate_up_exps`, `ffn_gate_inp.scale` is router.scale and `ffn_down_exps.scale` is router.per_expert_scale.
-A width that is no multiple of 256 (704, 2112) falls back to Q5_0 or Q8_0, so every type that gguf knows is accepted.
+A width that is no multiple of 256 (704, 2112) falls back to Q5_0 or Q8_0.
 
 No config.json belongs to the file: it is rebuilt from the metadata, and how much of a full layer's head turns from
 `rope_freqs`. The vocabulary in it is not used: tokenizer.json must lie beside it.
@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from . import ggml
 from .model_config import ACTIVATION, ARCHITECTURE, DECODER, ENCODER
 from .source_shards import SourceError, Stored
 
@@ -80,31 +80,28 @@ NOT_TURNED = 1e29
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Rows of one tensor, each a whole number of blocks; read by a mapping of just those bytes."""
+    """Rows of one tensor, each a whole number of blocks."""
 
     path: Path
     shape: tuple[int, ...]
-    quantisation: Any
+    type: ggml.Type
     row_bytes: int
     offset: int
 
     def read(self, rows: slice = slice(None)) -> Tensor:
-        from gguf.quants import dequantize
-
         outer = self.shape[0] if len(self.shape) > 1 else 1
         start, stop, _ = rows.indices(outer) if len(self.shape) > 1 else (0, 1, 1)
         inner = math.prod(self.shape[1:-1])
         shape = (stop - start, *self.shape[1:]) if len(self.shape) > 1 else self.shape
         if 0 in shape or stop <= start:
             return torch.empty(0, *self.shape[1:])
-        raw = np.memmap(
-            self.path,
-            np.uint8,
-            "r",
-            self.offset + start * inner * self.row_bytes,
-            ((stop - start) * inner, self.row_bytes),
-        )
-        dense = torch.from_numpy(np.array(dequantize(np.asarray(raw), self.quantisation), np.float32)).reshape(shape)
+        count = (stop - start) * inner
+        raw = torch.empty(count, self.row_bytes, dtype=torch.uint8)
+        with self.path.open("rb") as file:
+            file.seek(self.offset + start * inner * self.row_bytes)
+            if file.readinto(raw.numpy().data) != raw.numel():
+                raise SourceError(f"{self.path} has become shorter while it was read; copy it again")
+        dense = self.type.dense(raw).reshape(shape)
         return dense[rows] if len(self.shape) == 1 else dense
 
 
@@ -122,11 +119,6 @@ def find_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
 
 def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Block]]:
     """Metadata (arrays of strings as their length) and tensors; raises `SourceError`."""
-    try:
-        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-        from gguf.quants import dequantize
-    except ImportError:
-        raise SourceError("reading GGUF needs one more package: pip install 'stopgap[gguf]'") from None
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             cursor = _Cursor(data)
@@ -153,25 +145,18 @@ def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Block]]:
             size = len(data)
     except (struct.error, UnicodeDecodeError, OSError, KeyError, ValueError, MemoryError) as error:
         raise SourceError(f"{path} is cut short or no GGUF file ({error or 'memory'}); copy it again") from None
-    readable = {}
-    for code in {code for _, _, code, _ in listed}:
-        try:
-            kind = GGMLQuantizationType(code)
-            dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
-        except (ValueError, KeyError, NotImplementedError):
-            continue
-        readable[code] = kind
     blocks: dict[str, Block] = {}
     for name, shape, code, offset in listed:
         if name in blocks:
             raise SourceError(f"{path} holds {name} twice; download it again")
-        if code not in readable:
-            raise SourceError(f"{name} in {path} is of the type {code}, which gguf cannot read; take another download")
-        kind = readable[code]
-        per_block, block_bytes = GGML_QUANT_SIZES[kind]
-        if not shape or shape[-1] % per_block:
+        if (kind := ggml.TYPES.get(code)) is None:
+            raise SourceError(
+                f"{name} in {path} is of ggml's type {code}; only "
+                f"{', '.join(own.name for own in ggml.TYPES.values())} can be read, like those of a Q4_K_M or Q8_0 file"
+            )
+        if not shape or shape[-1] % kind.size:
             raise SourceError(f"{name} has the shape {list(shape)}, which is no whole number of {kind.name} blocks")
-        row = shape[-1] // per_block * block_bytes
+        row = shape[-1] // kind.size * kind.nbytes
         if base + offset + row * math.prod(shape[:-1]) > size:
             raise SourceError(f"{path} is cut short: {name} ends after the file does; copy it again")
         blocks[name] = Block(path, shape, kind, row, base + offset)
@@ -227,6 +212,13 @@ def _dense_name(name: str) -> str:
     return name
 
 
+def _shortest(number: float) -> float:
+    """The number of fewest digits that is `number` in fp32; nine are always enough."""
+    packed = struct.pack("<f", number)
+    candidates = (float(f"{number:.{digits}g}") for digits in range(1, 10))
+    return next((own for own in candidates if struct.pack("<f", own) == packed), number)
+
+
 def _config(
     path: Path, meta: Mapping[str, Any], blocks: Mapping[str, Block], frequencies: Block | None
 ) -> dict[str, Any]:
@@ -236,7 +228,7 @@ def _config(
         if not isinstance(value := meta.get(prefix + key), kinds or (int,)):
             raise SourceError(f"the metadata of {path} give {prefix + key} as {value!r}; download another conversion")
         # Numbers are fp32 here: 1e-6 must not become 9.999999974752427e-07.
-        return float(str(np.float32(value))) if isinstance(value, float) else value
+        return _shortest(value) if isinstance(value, float) else value
 
     for key in ("attention.shared_kv_layers", "embedding_length_per_layer_input"):
         if meta.get(f"{ARCH}.{key}", 0) != 0:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -408,9 +407,7 @@ def gguf_file(written: Callable[[str], Written]) -> Path:
     return written("gguf Q8_0").folder / "model-Q8_0.gguf"
 
 
-def test_a_gguf_needs_a_tokenizer_beside_it_and_its_package(
-    gguf_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gguf_needs_a_tokenizer_beside_it(gguf_file: Path, tmp_path: Path) -> None:
     copy = tmp_path / gguf_file.name
     shutil.copy(gguf_file, copy)
     assert "put tokenizer.json of the original model beside model-Q8_0.gguf" in refusal(copy)
@@ -418,8 +415,16 @@ def test_a_gguf_needs_a_tokenizer_beside_it_and_its_package(
     assert "put tokenizer.json" in refusal(tmp_path)
     (tmp_path / "model-Q4_K_M.gguf").touch()
     assert "holds 2 .gguf files; name one of them" in refusal(tmp_path)
-    monkeypatch.setitem(sys.modules, "gguf", None)
-    assert refusal(gguf_file).endswith("pip install 'stopgap[gguf]'")
+
+
+def test_a_gguf_of_types_that_cannot_be_read_is_refused_by_tensor_and_type(gguf_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").touch()
+    whole, name = gguf_file.read_bytes(), b"blk.1.ffn_down_exps.weight"
+    at = whole.index(name) + len(name) + 4 + 3 * 8  # behind the number of axes and three of them
+    assert whole[at] == 8
+    (tmp_path / "m.gguf").write_bytes(whole[:at] + bytes([10]) + whole[at + 1 :])
+    said = refusal(tmp_path / "m.gguf")
+    assert f"{name.decode()} in" in said and "is of ggml's type 10; only F32, F16, Q4_0" in said
 
 
 def test_a_gguf_that_is_cut_or_garbled_is_one_clear_line(gguf_file: Path, tmp_path: Path) -> None:
