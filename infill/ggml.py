@@ -56,7 +56,7 @@ def _q8_0(raw: Tensor, out: Tensor) -> None:
 
 def _nibbles(raw: Tensor, pair: int) -> Tensor:
     """The codes in uint8 [n, m] as [n, m / pair, 2, pair]: the lower halves of `pair` bytes, then their upper ones."""
-    pairs = raw.unflatten(1, (-1, 1, pair))
+    pairs = raw.view(len(raw), -1, 1, pair)
     codes = torch.empty(*pairs.shape[:2], 2, pair, dtype=torch.uint8)
     torch.bitwise_and(pairs, 15, out=codes[:, :, :1])
     torch.bitwise_right_shift(pairs, 4, out=codes[:, :, 1:])
@@ -96,7 +96,7 @@ def _q5_1(raw: Tensor, out: Tensor) -> None:
 def _scales_and_minima(raw: Tensor) -> tuple[Tensor, Tensor]:
     """Of the eight groups of a Q4_K or Q5_K block, fp32 [n, 8, 1]: six bits each, the upper two of four lie apart."""
     scale, least = _halves(raw, 0, 2)
-    first, second, third = raw[:, 4:16].unflatten(1, (3, 4)).unbind(1)
+    first, second, third = raw[:, 4:16].view(-1, 3, 4).unbind(1)
     scales = torch.cat([first & 63, third & 15 | (first >> 2) & 48], 1)
     minima = torch.cat([second & 63, third >> 4 | (second >> 2) & 48], 1)
     return (scales.float() * scale)[..., None], (minima.float() * least)[..., None]
@@ -105,23 +105,23 @@ def _scales_and_minima(raw: Tensor) -> tuple[Tensor, Tensor]:
 def _q4_k(raw: Tensor, out: Tensor) -> None:
     scale, least = _scales_and_minima(raw)
     out.copy_(_nibbles(raw[:, 16:], 32).flatten(1))
-    out.unflatten(1, (8, 32)).mul_(scale).sub_(least)
+    out.view(-1, 8, 32).mul_(scale).sub_(least)
 
 
 def _q5_k(raw: Tensor, out: Tensor) -> None:
     scale, least = _scales_and_minima(raw)
     fifth = ((raw[:, None, 16:48] >> _BIT[:, None]) & 1) << 4
     out.copy_(_nibbles(raw[:, 48:], 32).flatten(1).bitwise_or_(fifth.flatten(1)))
-    out.unflatten(1, (8, 32)).mul_(scale).sub_(least)
+    out.view(-1, 8, 32).mul_(scale).sub_(least)
 
 
 def _q6_k(raw: Tensor, out: Tensor) -> None:
     (scale,) = _halves(raw, 208)
     each = raw[:, 192:208].view(torch.int8).float() * scale
-    codes = _nibbles(raw[:, :128], 64).flatten(1).unflatten(1, (2, 4, 32))
-    upper = raw[:, 128:192].unflatten(1, (2, 1, 32)) >> (2 * _BIT[:4, None])
+    codes = _nibbles(raw[:, :128], 64).view(-1, 2, 4, 32)
+    upper = raw[:, 128:192].view(-1, 2, 1, 32) >> (2 * _BIT[:4, None])
     out.copy_(codes.bitwise_or_(upper.bitwise_and_(3).bitwise_left_shift_(4)).flatten(1)).sub_(32)
-    out.unflatten(1, (16, 16)).mul_(each[..., None])
+    out.view(-1, 16, 16).mul_(each[..., None])
 
 
 TYPES = {
