@@ -72,16 +72,33 @@ def free_device_bytes() -> int | None:
     return int(torch.cuda.mem_get_info()[0]) if kind else None
 
 
+def set_aside() -> None:
+    """Takes what there is, modules and a model just loaded, out of the sight of garbage collections until `trim`.
+
+    They walked 174,000 objects in 77 ms. Worse, Python waits until a quarter as many are new: hundreds of broken
+    connections, each of which lies in a reference cycle with the last sources it sent.
+    """
+    gc.freeze()
+
+
 def trim() -> None:
     """Gives freed memory back to the system, so that `status` shows what another program can have."""
+    gc.unfreeze()
     gc.collect()
+    set_aside()
     torch, kind = _accelerator()
     if kind:
         getattr(torch, kind).empty_cache()
-    trim_heap()
+    _trim_heap()
 
 
-def trim_heap() -> None:
+def tidy() -> None:
+    """What `trim` does, in a few ms and without what was set aside: for after some work."""
+    gc.collect()
+    _trim_heap()
+
+
+def _trim_heap() -> None:
     """Gives back what the C allocator keeps between the sources of thousands of requests: a few MB, in under 1 ms."""
     if sys.platform == "linux":
         with suppress(AttributeError):  # musl has none, and keeps little

@@ -143,7 +143,7 @@ class Server:
         self._acceptance.save()
         if self._worked and not self._live:
             self._worked = False
-            memory.trim_heap()
+            memory.tidy()
         if self._config.pause_on_battery:
             self._follow_battery(power.on_battery())
 

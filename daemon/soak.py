@@ -196,7 +196,7 @@ async def soak(scale: float) -> Result:
         await asyncio.gather(*(_rude(seed, count, totals) for seed in range(8 * half, 8 * half + 8)))
         while (status := await monitor.status()).running + status.waiting:
             await asyncio.sleep(0.01)
-        # At rest the daemon gives the allocator's leftovers back every half minute; SIGHUP makes it do so now.
+        # At rest the daemon collects garbage and gives it back every half minute; SIGHUP makes it do so now.
         os.kill(monitor.welcome.pid, signal.SIGHUP)
         await asyncio.sleep(0.2)
         rss.append((await monitor.status()).rss_bytes)

@@ -428,6 +428,7 @@ class Worker:
         try:
             self._engine = _make_engine(self._config, self._clock, progress)
             self.info = self._engine.info()
+            memory.set_aside()
         except Exception as error:
             expected = isinstance(error, contract.FillError)
             self.failure = str(error)[:_TELLING] if expected else f"{type(error).__name__}: {str(error)[:_TELLING]}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -69,3 +71,24 @@ def test_running_out_of_memory_is_told_from_other_failures(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", FakeTorch())
     assert memory.is_out_of_memory(error) is expected
+
+
+def test_garbage_in_a_cycle_goes_at_rest_and_what_was_set_aside_with_the_model() -> None:
+    class Broken(list["Broken"]):
+        """A connection that holds itself."""
+
+    def broken() -> weakref.ref[Broken]:
+        connection = Broken()
+        connection.append(connection)
+        return weakref.ref(connection)
+
+    old = broken()
+    memory.set_aside()
+    try:
+        new = broken()
+        memory.tidy()
+        assert (old() is not None, new()) == (True, None)
+        memory.trim()
+        assert old() is None
+    finally:
+        gc.unfreeze()
