@@ -1,0 +1,169 @@
+"""The step at fixed addresses gives the tokens of `Model.denoise` and the sampler; on a GPU, captured as a graph."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import build, random_shape, save
+
+from stopgap.infill import device_loop, graph, work
+from stopgap.infill.canvas import Row
+from stopgap.infill.graph import GraphError, Loop, Size
+from stopgap.infill.model import Model
+from stopgap.infill.prefix import PrefixCache
+from stopgap.infill.sampler import Schedule, denoise
+from stopgap.infill.weights import load_model
+
+Rows = list[Row]
+
+
+def tiny(folder: Path, seed: int) -> Model:
+    folder.mkdir(exist_ok=True)
+    return load_model(save(build(seed, **random_shape(seed)), folder), int8=False, threads=1)
+
+
+def some_rows(model: Model, pick: random.Random, count: int) -> Rows:
+    """Of unequal lengths; some with held slots, some healed, some seeded, one with nothing to do."""
+    vocabulary = model.config.vocab_size
+
+    def ids(length: int) -> list[int]:
+        return [pick.randrange(vocabulary) for _ in range(length)]
+
+    rows = [Row(ids(pick.randrange(1, 9)), ids(pick.randrange(5)), "noise") for _ in range(count)]
+    for row in rows:
+        if pick.random() < 0.3:
+            row.held = [pick.random() < 0.5 for _ in row.hole]
+        if pick.random() < 0.3:
+            row.first = ids(3)
+        if pick.random() < 0.3:
+            row.conditioning = torch.randn(len(row.hole) + len(row.tail), model.config.hidden_size)
+    if count > 2:
+        rows[1].held = [True] * len(rows[1].hole)
+    return rows
+
+
+def on_the_host(
+    model: Model, cache: PrefixCache, rows: Rows, schedule: Schedule, banned: torch.Tensor, delete: int | None
+) -> Iterator[int]:
+    number = 0
+
+    def noise() -> int:
+        return (7 * (number + 1)) % model.config.vocab_size
+
+    for item in denoise(cache, rows, schedule, device=model.device, noise=noise, banned=banned, delete=delete):
+        if isinstance(item, int):
+            number = item
+            yield item
+        else:
+            work.run(model, item)
+
+
+@pytest.fixture
+def noise_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise that both loops can have: an id that depends on nothing but the step."""
+
+    def noise(state: device_loop.State, vocabulary: int) -> torch.Tensor:
+        return torch.zeros_like(state.ids) + 7 * state.step % vocabulary
+
+    monkeypatch.setattr(device_loop, "noise", noise)
+
+
+@pytest.mark.usefixtures("noise_by_step")
+@pytest.mark.parametrize("seed", range(12))
+def test_every_step_gives_the_tokens_of_the_model_and_the_sampler(seed: int, tmp_path: Path) -> None:
+    model = tiny(tmp_path, seed)
+    pick = random.Random(seed)
+    torch.manual_seed(seed)
+    vocabulary = model.config.vocab_size
+    delete = 9 if seed % 3 == 0 else None
+    loop = Loop(model, delete)
+    cache = model.new_cache(40)
+    banned = torch.zeros(vocabulary, dtype=torch.bool)
+    banned[:7] = True
+    for count in (1, 3, 4):
+        model.encode(cache, [pick.randrange(vocabulary) for _ in range(pick.randrange(1, 13))])
+        rows = some_rows(model, pick, count)
+        copies = [replace(row) for row in rows]
+        schedule = Schedule(max_steps=5, bound=pick.choice([0.1, 8.0, 30.0]), calm=3.0, patience=3, settle=2)
+        theirs = on_the_host(model, cache, rows, schedule, banned, delete)
+        ours = loop.denoise(cache, copies, schedule, noise=lambda: 3, banned=banned)
+        for one, other in zip(theirs, ours, strict=True):
+            assert one == other
+            close = 5e-5 if one == 1 else 5e-3  # rounding grows from step to step through the conditioning
+            for row, copy in zip(rows, copies, strict=True):
+                known = (row.hole, row.draft, row.held, row.unchanged, row.steps, row.done)
+                assert (copy.hole, copy.draft, copy.held, copy.unchanged, copy.steps, copy.done) == known
+                assert copy.entropy == pytest.approx(row.entropy, abs=close)
+                assert copy.logprob == pytest.approx(row.logprob, abs=close)
+                if row.conditioning is not None:
+                    torch.testing.assert_close(copy.conditioning, row.conditioning, atol=close, rtol=close)
+    assert set(loop.ran) == {"eager"}
+
+
+def test_a_cropped_and_regrown_prefix_is_seen_as_it_is_now(tmp_path: Path) -> None:
+    model = tiny(tmp_path, 1)
+    loop, cache = Loop(model), model.new_cache(40)
+    answers = []
+    for end in ([20, 21], [30], [20, 21]):
+        cache.crop(3)
+        model.encode(cache, [11, 12, 13][len(cache) :] + end)
+        row = Row([1, 2, 3, 4], [5], "noise")
+        list(loop.denoise(cache, [row], Schedule(max_steps=2), noise=lambda: 3))
+        answers.append(row.entropy)
+    assert answers[0] == pytest.approx(answers[2], abs=1e-4)
+    assert answers[0] != pytest.approx(answers[1], abs=1e-3)
+
+
+def test_a_caller_that_stops_costs_no_further_step_on_a_cpu(tmp_path: Path) -> None:
+    model = tiny(tmp_path, 2)
+    loop, cache = Loop(model), model.new_cache(8)
+    steps = loop.denoise(cache, [Row([1, 2, 3], [], "noise")], Schedule(patience=99, calm=0.0), noise=lambda: 3)
+    assert [next(steps), next(steps)] == [1, 2]
+    steps.close()  # type: ignore[attr-defined]
+    assert loop.ran == {"eager": 2}
+
+
+def test_rows_without_anything_to_do_cost_no_step(tmp_path: Path) -> None:
+    model = tiny(tmp_path, 3)
+    loop = Loop(model)
+    row = Row([1], [2], "draft", held=[True])
+    assert not list(loop.denoise(model.new_cache(8), [row], Schedule(), noise=lambda: 3))
+    assert row.done and not loop.ran
+
+
+def test_sizes_are_few_and_what_is_larger_than_all_is_doubled() -> None:
+    assert Size.of(3, 17, 513) == Size(1024, 4, 32)
+    assert Size.of(1, 1, 0) == Size(512, 1, 16)
+    assert Size.of(5, 300, 9000) == Size(16384, 8, 512)
+
+
+def test_a_larger_prefix_gets_more_room_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "CAPACITIES", (8, 16))
+    model = tiny(tmp_path, 0)
+    loop, cache = Loop(model), model.new_cache(64)
+    before = []
+    for length in (4, 20, 4):
+        cache.crop(0)
+        model.encode(cache, list(range(10, 10 + length)))
+        row = Row([1, 2], [3], "noise")
+        list(loop.denoise(cache, [row], Schedule(max_steps=1), noise=lambda: 3))
+        before.append((row.entropy, loop.nbytes))
+    assert before[0][0] == pytest.approx(before[2][0], abs=1e-5)
+    assert before[0][1] < before[1][1] == before[2][1]
+
+
+@pytest.mark.parametrize(("value", "how"), [("", graph.DEFAULT), ("host", "host"), ("device", "device")])
+def test_the_switch_chooses_the_loop(value: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STOPGAP_LOOP", value)
+    assert graph.chosen() == how
+
+
+def test_a_switch_that_says_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STOPGAP_LOOP", "graph")
+    with pytest.raises(GraphError, match="set it to host or device"):
+        graph.chosen()
