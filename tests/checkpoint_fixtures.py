@@ -221,6 +221,52 @@ def write_nvfp4(of: Original, folder: Path, dialect: str) -> Tensors:
     return fused(meant, of)
 
 
+def write_integers(of: Original, folder: Path, bits: int, group: int, symmetric: bool) -> Tensors:
+    """compressed-tensors pack-quantized; a matrix that the groups do not divide stays as it is. group 0: whole rows."""
+    stored: Tensors = {}
+    meant: Tensors = {}
+    half = 1 << (bits - 1)
+    for name, tensor in unfused(of.tensors).items():
+        width = group or tensor.shape[-1]
+        if not LINEAR.fullmatch(name) or tensor.shape[1] % width:
+            stored[name] = meant[name] = tensor
+            continue
+        groups = tensor.float().reshape(len(tensor), -1, width)
+        low, high = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
+        if symmetric:
+            scale = (groups.abs().amax(-1) / (half - 0.5)).bfloat16().float()
+            zero = torch.zeros_like(scale)
+        else:
+            scale = ((high - low) / (2 * half - 1)).bfloat16().float()
+            zero = (-half - low / scale).round().clamp(-half, half - 1)
+        codes = (groups / scale[..., None] + zero[..., None]).round().clamp(-half, half - 1)
+        meant[name] = ((codes - zero[..., None]) * scale[..., None]).reshape(tensor.shape)
+        module = name.removesuffix(".weight")
+        stored[f"{module}.weight_packed"] = words_of(codes.flatten(1) + half, bits)
+        stored[f"{module}.weight_scale"] = scale.bfloat16()
+        stored[f"{module}.weight_shape"] = torch.tensor(tensor.shape)
+        if not symmetric:
+            stored[f"{module}.weight_zero_point"] = words_of((zero + half).T, bits).T
+    weights = {"num_bits": bits, "type": "int", "strategy": "group", "group_size": group, "symmetric": symmetric}
+    quantization = compressed_tensors("pack-quantized", weights)
+    write_folder(folder, of.config | {"quantization_config": quantization}, stored)
+    return fused(meant, of)
+
+
+def words_of(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Codes >= 0 of [n, m] as int32 [n, m * bits / 32, rounded up], the first in the lowest bits."""
+    each = 32 // bits
+    rows = [row + [0] * (-len(row) % each) for row in codes.int().tolist()]
+    words = [
+        [
+            sum(code << bits * at for at, code in enumerate(row[start : start + each]))
+            for start in range(0, len(row), each)
+        ]
+        for row in rows
+    ]
+    return torch.tensor(words).to(torch.uint32).view(torch.int32)
+
+
 def write_mlx(of: Original, folder: Path, bits: int, mode: str = "affine") -> Tensors:
     """mlx-vlm's conversion: embedding, attention, dense MLP and router are affine of 8 bits in any case."""
     group = {"affine": 64, "mxfp4": 32, "mxfp8": 32, "nvfp4": 16}[mode]

@@ -35,6 +35,12 @@ PACKINGS: dict[str, Callable[[Original, Path], Tensors]] = {
     "fp8 with fp32 scales": lambda of, folder: fixtures.write_fp8(of, folder, torch.float32),
     "nvfp4 of modelopt": lambda of, folder: fixtures.write_nvfp4(of, folder, "modelopt"),
     "nvfp4 of compressed-tensors": lambda of, folder: fixtures.write_nvfp4(of, folder, "compressed-tensors"),
+    "int4 in groups of 32": lambda of, folder: fixtures.write_integers(of, folder, 4, 32, symmetric=True),
+    "int4 in groups of 64 with zero points": lambda of, folder: fixtures.write_integers(
+        of, folder, 4, 64, symmetric=False
+    ),
+    "int8 in groups of 128": lambda of, folder: fixtures.write_integers(of, folder, 8, 128, symmetric=True),
+    "int8 in rows with zero points": lambda of, folder: fixtures.write_integers(of, folder, 8, 0, symmetric=False),
     "mlx 4 bits": lambda of, folder: fixtures.write_mlx(of, folder, 4),
     "mlx 8 bits": lambda of, folder: fixtures.write_mlx(of, folder, 8),
     "mlx 5 bits": lambda of, folder: fixtures.write_mlx(of, folder, 5),
@@ -52,6 +58,10 @@ LOGIT_ERRORS = {
     "fp8 with fp32 scales": 0.35,
     "nvfp4 of modelopt": 0.4,
     "nvfp4 of compressed-tensors": 0.9,
+    "int4 in groups of 32": 0.9,
+    "int4 in groups of 64 with zero points": 0.9,
+    "int8 in groups of 128": 0.08,
+    "int8 in rows with zero points": 0.14,
     "mlx 4 bits": 0.3,
     "mlx 8 bits": 0.12,
     "mlx 5 bits": 0.2,
@@ -270,6 +280,7 @@ def put(name: str, value: Callable[[Tensors], torch.Tensor]) -> Damage:
 Q = f"{D}layers.0.self_attn.q_proj"
 UP, DOWN_2 = f"{D}layers.0.experts.2.up_proj", f"{D}layers.0.experts.2.down_proj"
 FP8, NVFP4, MLX = "fp8", "nvfp4 of modelopt", "mlx 4 bits"
+INT4 = "int4 in groups of 64 with zero points"
 
 DAMAGES: list[tuple[str, Damage, str]] = [
     ("bf16", without(GATE_UP), f"the weights lack {GATE_UP};"),
@@ -291,6 +302,13 @@ DAMAGES: list[tuple[str, Damage, str]] = [
     (NVFP4, put(f"{DOWN_2}.weight_scale", lambda own: own[f"{UP}.weight_scale"]), "no groups of 16 in [256, 32]"),
     (NVFP4, put(f"{DOWN_2}.weight_scale_2", lambda own: torch.ones(4)), "it must be one number"),
     (NVFP4, put(f"{DOWN_2}.weight_scale_2", lambda own: torch.zeros(1)), "weight_scale_2 is 0.0"),
+    (INT4, without(f"{Q}.weight_shape"), f"{Q} has only weight_packed, weight_scale, weight_zero_point;"),
+    (INT4, put(f"{Q}.weight_g_idx", lambda own: torch.zeros(256).int()), f"{Q} has only weight_g_idx, weight_packed"),
+    (INT4, put(f"{Q}.weight_shape", lambda own: torch.tensor([256, 300])), "holds no [256, 300] codes of 4 or 8 bits"),
+    (INT4, put(f"{Q}.weight_shape", lambda own: torch.tensor([256])), "holds no [256] codes"),
+    (INT4, put(f"{Q}.weight_scale", lambda own: torch.ones(256, 3)), "[256, 3], which fits no groups of [256, 256]"),
+    (INT4, put(f"{Q}.weight_zero_point", lambda own: torch.zeros(16, 4).int()), "[16, 4] instead of [32, 4]"),
+    (INT4, put(f"{Q}.weight_packed", lambda own: torch.zeros(256, 32)), "stored as F32; only I32"),
     (MLX, without(f"{Q}.scales"), f"{Q} has only biases, weight;"),
     (MLX, without(f"{Q}.biases"), "not stored as the mode affine stores them"),
     (MLX, without(f"{Q}.scales", f"{Q}.biases"), f"{Q}.weight is stored as U32 without scales"),
@@ -319,7 +337,7 @@ def test_damaged_tensors_are_named(
         ({"quant_method": "fp8"}, "quantised by 'fp8'"),
         ({"quant_method": ["fp8"]}, "quantised by ['fp8']"),
         ({"load_in_4bit": True}, "quantised by None"),
-        ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, "compressed-tensors 'pack-quantized'"),
+        ({"quant_method": "compressed-tensors", "format": "marlin-24"}, "compressed-tensors 'marlin-24'"),
         ({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}, "modelopt 'W4A8_AWQ'; only FP8, NVFP4"),
     ],
 )
