@@ -19,10 +19,11 @@ import torch
 
 from stopgap.kernels.path import PathError, chosen
 
-from . import context, devices, holes, languages
+from . import context, devices, graph, holes, languages
 from .contract import Draft, EngineInfo, FillError, FillRequest, Outcome
 from .families import Prompt, family
 from .filling import Clockwork, Filling, Warm
+from .graph import Loop
 from .judge import Judge
 from .model import Model
 from .planner import Plan, Storage, plan, weight_bytes
@@ -76,10 +77,15 @@ class InfillEngine:
         longest = trained - self.strategy.tail if isinstance(trained, int) else self.strategy.context
         self.context = min(self.strategy.context, longest)
         self._documents: OrderedDict[str, _Document] = OrderedDict()
+        self.loop: Loop | None = None
+        if graph.chosen() == "device":
+            if not model.joins:
+                raise graph.GraphError(f"{graph.SWITCH}=device is for the engine stopgap, not transformers: unset it")
+            self.loop = Loop(model)
 
     def fill(self, request: FillRequest, stop: Callable[[], bool]) -> Iterator[Draft | Outcome]:
         """See `contract.Engine`. Problems with the request are raised before the first draft."""
-        with closing(self._filling(request, stop)) as items:
+        with closing(self._filling(request, stop, self.loop)) as items:
             for item in items:
                 if isinstance(item, Draft | Outcome):
                     yield item
@@ -89,11 +95,14 @@ class InfillEngine:
     def fill_many(
         self, requests: Sequence[FillRequest], stops: Sequence[Callable[[], bool]]
     ) -> Iterator[tuple[int, Draft | Outcome | FillError] | None]:
-        """See `contract.Together`."""
-        fills = [self._filling(*pair) for pair in zip(requests, stops, strict=True)]
+        """See `contract.Together`. Several fills share their passes, which a loop of each on the device could not."""
+        loop = self.loop if len(requests) == 1 else None
+        fills = [self._filling(*pair, loop) for pair in zip(requests, stops, strict=True)]
         return drive(self.model, fills)
 
-    def _filling(self, request: FillRequest, stop: Callable[[], bool]) -> Generator[Draft | Work | Outcome]:
+    def _filling(
+        self, request: FillRequest, stop: Callable[[], bool], loop: Loop | None = None
+    ) -> Generator[Draft | Work | Outcome]:
         """One fill from beginning to end, except for the model, whose work it yields for others to run."""
         clockwork = Clockwork(self.clock, self.clock(), stop, request.budget_ms)
         source = self._parse(request)
@@ -122,6 +131,7 @@ class InfillEngine:
             clockwork,
             delete=self.family.delete,
             bytes_per_token=bytes_per_token,
+            loop=loop,
         )
         document.busy = True
         try:
@@ -186,10 +196,10 @@ class InfillEngine:
             model=self.name,
             device=str(self.model.device),
             dtype=str(self.model.dtype).removeprefix("torch."),
-            kernels=self.model.kernels,
+            kernels=f"{self.model.kernels}, loop {self.loop.how}" if self.loop else self.model.kernels,
             parameters=self.model.parameters,
             weight_bytes=self.model.nbytes,
-            cache_bytes=self._cache_bytes(),
+            cache_bytes=self._cache_bytes() + (self.loop.nbytes if self.loop else 0),
             instructions=self.family.instructions,
             languages=tuple(self.card.get("languages", ())),  # type: ignore[arg-type]
             notice=self.notice,
@@ -197,6 +207,8 @@ class InfillEngine:
 
     def drop_caches(self) -> None:
         self._documents.clear()
+        if self.loop:
+            self.loop.drop()
 
 
 _OPEN = re.compile(r"(\w{1,32}|\n)\Z")

@@ -19,6 +19,7 @@ from .canvas import NOISE, Row, close_up, new_row, renoise, slots_in, uniform_no
 from .contract import Draft, Event, Fill, FillRequest, Outcome
 from .drafts import left_to_right, similar_lines
 from .families import Prompt
+from .graph import Loop
 from .holes import Hole
 from .judge import Candidate, Judge
 from .model import Model
@@ -42,6 +43,8 @@ class Warm:
     ids: tuple[int, ...]
     tail: int
     conditioning: Tensor | None
+    asked: tuple[int, str, int]
+    """Seed, instruction and candidates: with nothing typed since, only who asks the same again starts from it."""
 
 
 Why = Literal["", "cancelled", "budget"]
@@ -91,17 +94,20 @@ class Filling:
         *,
         delete: int | None,
         bytes_per_token: float,
+        loop: Loop | None = None,
     ) -> None:
-        """`bytes_per_token` is that of the text before the hole; `delete` as in `families.Family`."""
+        """`bytes_per_token` is that of the text before the hole; `delete` as in `families.Family`; `loop` denoises on
+        the device, else the host does it step by step."""
         self.model, self.tokenizer, self.strategy = model, tokenizer, strategy
         self.request, self.hole, self.prompt, self.judge = request, hole, prompt, judge
         self.clockwork, self.delete = clockwork, None if strategy.told else delete
         self.before, self.after = request.source[: hole.start], request.source[hole.end :]
-        self.bytes_per_token = bytes_per_token
+        self.bytes_per_token, self.loop = bytes_per_token, loop
         self.events: list[Event] = []
         self.steps = self.reused = 0
         self.stopped: Literal["", "stable", "budget", "cancelled", "steps"] = ""
         self.warm: Warm | None = None
+        self.asked = (request.seed, request.instruction, request.candidates)
         self.noise = uniform_noise(len(tokenizer), request.seed)
         self.generator = torch.Generator(device=model.device).manual_seed(request.seed)
         special = set(tokenizer.special.values())
@@ -157,7 +163,7 @@ class Filling:
             return "cancelled"
         refused = self.judge.refusals()
         if refused:
-            most = max(set(refused), key=refused.count)
+            most = max(refused, key=refused.count)
             return f"none of {len(refused)} drafts passed the syntax gate; most often: {most}"
         return "the time was up before a first draft" if self.stopped == "budget" else "the model had nothing to add"
 
@@ -191,7 +197,7 @@ class Filling:
         if not self.before.startswith(warm.before):
             return None
         typed = self.before[len(warm.before) :]
-        if not warm.text.startswith(typed) or typed == warm.text:
+        if not warm.text.startswith(typed) or typed == warm.text or not (typed or warm.asked == self.asked):
             return None
         ids = self.tokenizer.encode(self.prompt.overlap + self._core(warm.text[len(typed) :]))
         row = self._row(ids, "warm")
@@ -299,16 +305,7 @@ class Filling:
         """Denoise rows until they are done; `head` and `rest` are the fill's ids on either side of this canvas."""
         before = [row.hole for row in rows]
         most = self.steps + schedule.max_steps
-        for step in denoise(
-            cache,
-            rows,
-            schedule,
-            device=self.model.device,
-            noise=self.noise,
-            banned=self.banned,
-            delete=self.delete,
-            generator=self.generator,
-        ):
+        for step in self._steps(cache, rows, schedule):
             if isinstance(step, Step):
                 yield step
                 continue
@@ -322,6 +319,21 @@ class Filling:
             self.clockwork.look()
         if rows and not all(row.done for row in rows):
             self.stopped = "steps"
+
+    def _steps(self, cache: PrefixCache, rows: Sequence[Row], schedule: Schedule) -> Iterator[Step | int]:
+        """The denoising loop: on the device, which runs its steps itself, or here, where every step is a `Work`."""
+        if self.loop is not None:
+            return self.loop.denoise(cache, rows, schedule, noise=self.noise, banned=self.banned, delete=self.delete)
+        return denoise(
+            cache,
+            rows,
+            schedule,
+            device=self.model.device,
+            noise=self.noise,
+            banned=self.banned,
+            delete=self.delete,
+            generator=self.generator,
+        )
 
     def _denoise_long(self, cache: PrefixCache, row: Row, schedule: Schedule) -> Iterator[Draft | Work]:
         """A hole wider than a canvas: canvas after canvas from left to right, each clamped to what follows in the seed.
@@ -370,7 +382,7 @@ class Filling:
     def _remember(self, candidate: Candidate, row: Row) -> None:
         """Keep the last fill for a warm start; its conditioning only where that matches the slots."""
         known = row.conditioning if len(row.hole) == len(candidate.ids) else None
-        self.warm = Warm(self.before, self.after, candidate.text, candidate.ids, len(row.tail), known)
+        self.warm = Warm(self.before, self.after, candidate.text, candidate.ids, len(row.tail), known, self.asked)
 
     def _frame(
         self,

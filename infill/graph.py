@@ -81,33 +81,39 @@ class _Flight:
 class Loop:
     """The denoising loop of one model, on its device. Not for two threads at once.
 
-    `delete` as in `families.Family`. `ran` counts steps by how they ran, "graph" or "eager", and `captured` names the
-    buckets there are graphs of.
+    `ran` counts steps by how they ran, "graph" or "eager".
     """
 
-    def __init__(self, model: Model, delete: int | None = None) -> None:
-        self.model, self.delete = model, delete
+    def __init__(self, model: Model) -> None:
+        self.model = model
         self.ran: Counter[str] = Counter()
         self._room: _Room | None = None
-        self._buckets: dict[Size, _Bucket] = {}
+        self._buckets: dict[tuple[Size, int | None], _Bucket] = {}
         self._pool: Any = None  # of memory, shared by all graphs
 
     @property
-    def captured(self) -> list[Size]:
-        return sorted(size for size, bucket in self._buckets.items() if bucket.graph is not None)
+    def how(self) -> str:
+        """For people: how steps run, and how many have."""
+        kind = "CUDA graphs" if self.model.device.type == "cuda" else "eager"
+        return f"device ({kind}, {sum(self.ran.values())} steps)"
 
     @property
     def nbytes(self) -> int:
         """Of the keys and values held beside the prefix caches."""
         return self._room.nbytes if self._room else 0
 
-    def prepare(self, sizes: Sequence[Size]) -> None:
+    def drop(self) -> None:
+        """Give the memory back; it is taken again, and graphs are captured again, when a fill wants them."""
+        self._buckets.clear()
+        self._room = self._pool = None
+
+    def prepare(self, sizes: Sequence[Size], delete: int | None = None) -> None:
         """Capture graphs before they are needed, the largest first: smaller ones then fit into its memory."""
         self._make_room(
             max((size.capacity for size in sizes), default=0), max(size.rows * size.slots for size in sizes)
         )
         for size in sorted(sizes, key=lambda size: (size.rows * size.slots, size.capacity), reverse=True):
-            self._bucket(size)
+            self._bucket(size, delete)
 
     @torch.inference_mode()
     def denoise(
@@ -118,6 +124,7 @@ class Loop:
         *,
         noise: Callable[[], int],
         banned: Tensor | None = None,
+        delete: int | None = None,
     ) -> Iterator[int]:
         """Denoise `rows` in place, as `sampler.denoise`: yields the number of every step taken in.
 
@@ -128,7 +135,8 @@ class Loop:
             row.done = row.done or not any(row.free)
         if all(row.done for row in rows):
             return
-        bucket = self._bucket(Size.of(len(rows), max(len(row.hole) + len(row.tail) for row in rows), len(cache)))
+        slots = max(len(row.hole) + len(row.tail) for row in rows)
+        bucket = self._bucket(Size.of(len(rows), slots, len(cache)), delete)
         seed = noise()
         bucket.start(cache, rows, schedule, seed << 20 ^ noise(), banned)
         ahead = 1 if bucket.graph is not None else 0
@@ -151,20 +159,20 @@ class Loop:
 
     def launch(self, size: Size, cache: PrefixCache, rows: Sequence[Row], schedule: Schedule) -> Callable[[], None]:
         """One step again and again, without reports: for measuring it."""
-        bucket = self._bucket(size)
+        bucket = self._bucket(size, None)
         with torch.inference_mode():
             bucket.start(cache, rows, schedule, 1, None)
         return bucket.again
 
-    def _bucket(self, size: Size) -> _Bucket:
+    def _bucket(self, size: Size, delete: int | None) -> _Bucket:
         room = self._make_room(size.capacity, size.rows * size.slots)
-        if (known := self._buckets.get(size)) is None:
+        if (known := self._buckets.get((size, delete))) is None:
             with torch.inference_mode():
-                known = _Bucket(self.model, size, room, self.delete)
+                known = _Bucket(self.model, size, room, delete)
                 if self.model.device.type == "cuda":
                     self._pool = self._pool or torch.cuda.graph_pool_handle()
                     known.capture(self._pool)
-            self._buckets[size] = known
+            self._buckets[size, delete] = known
         return known
 
     def _make_room(self, capacity: int, tokens: int) -> _Room:
@@ -208,7 +216,7 @@ class _Room:
         if self._cache is not None and self._cache() is cache and self._ids == cache.ids:
             return
         length = len(cache)
-        for shape, own, theirs in zip(self.config.layers, self.layers, cache.keys_values, strict=True):
+        for shape, own, theirs in zip(self.config.layers, self.layers, cache.layers, strict=True):
             count = seen(self.config, shape.sliding, length)
             for place, stored in zip(own, theirs, strict=True):
                 place[:, self.tokens : self.tokens + count].copy_(stored[:, length - count : length])

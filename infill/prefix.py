@@ -132,7 +132,7 @@ class PrefixCache:
         return sum(keys.nbytes + values.nbytes for keys, values in self._keys_values)
 
     @property
-    def keys_values(self) -> Sequence[tuple[Tensor, Tensor]]:
+    def layers(self) -> Sequence[tuple[Tensor, Tensor]]:
         """Of each layer [K, slots, hd]; the first `len(self)` slots are those of the prefix."""
         return self._keys_values
 

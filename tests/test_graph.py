@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,13 @@ from tiny_models import build, random_shape, save
 
 from stopgap.infill import device_loop, graph, work
 from stopgap.infill.canvas import Row
+from stopgap.infill.contract import Draft, FillRequest, Outcome
+from stopgap.infill.engine import STARTER, InfillEngine, load_engine
 from stopgap.infill.graph import GraphError, Loop, Size
 from stopgap.infill.model import Model
 from stopgap.infill.prefix import PrefixCache
 from stopgap.infill.sampler import Schedule, denoise
+from stopgap.infill.tokenizer import Tokenizer
 from stopgap.infill.weights import load_model
 
 Rows = list[Row]
@@ -81,7 +85,7 @@ def test_every_step_gives_the_tokens_of_the_model_and_the_sampler(seed: int, tmp
     torch.manual_seed(seed)
     vocabulary = model.config.vocab_size
     delete = 9 if seed % 3 == 0 else None
-    loop = Loop(model, delete)
+    loop = Loop(model)
     cache = model.new_cache(40)
     banned = torch.zeros(vocabulary, dtype=torch.bool)
     banned[:7] = True
@@ -91,7 +95,7 @@ def test_every_step_gives_the_tokens_of_the_model_and_the_sampler(seed: int, tmp
         copies = [replace(row) for row in rows]
         schedule = Schedule(max_steps=5, bound=pick.choice([0.1, 8.0, 30.0]), calm=3.0, patience=3, settle=2)
         theirs = on_the_host(model, cache, rows, schedule, banned, delete)
-        ours = loop.denoise(cache, copies, schedule, noise=lambda: 3, banned=banned)
+        ours = loop.denoise(cache, copies, schedule, noise=lambda: 3, banned=banned, delete=delete)
         for one, other in zip(theirs, ours, strict=True):
             assert one == other
             close = 5e-5 if one == 1 else 5e-3  # rounding grows from step to step through the conditioning
@@ -136,6 +140,17 @@ def test_rows_without_anything_to_do_cost_no_step(tmp_path: Path) -> None:
     assert row.done and not loop.ran
 
 
+def test_memory_that_was_given_back_is_taken_again(tmp_path: Path) -> None:
+    model = tiny(tmp_path, 3)
+    loop, cache = Loop(model), model.new_cache(8)
+    loop.prepare([Size(512, 1, 16), Size(512, 2, 16)])
+    before = loop.nbytes
+    loop.drop()
+    assert before and not loop.nbytes
+    list(loop.denoise(cache, [Row([1, 2], [], "noise")], Schedule(max_steps=1), noise=lambda: 3))
+    assert loop.nbytes and loop.how == "device (eager, 1 steps)"
+
+
 def test_sizes_are_few_and_what_is_larger_than_all_is_doubled() -> None:
     assert Size.of(3, 17, 513) == Size(1024, 4, 32)
     assert Size.of(1, 1, 0) == Size(512, 1, 16)
@@ -167,3 +182,38 @@ def test_a_switch_that_says_something_else_is_refused(monkeypatch: pytest.Monkey
     monkeypatch.setenv("STOPGAP_LOOP", "graph")
     with pytest.raises(GraphError, match="set it to host or device"):
         graph.chosen()
+
+
+def test_the_starter_fills_through_it_and_status_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STOPGAP_LOOP", "device")
+    monkeypatch.setattr(graph, "CAPACITIES", (64,))
+    engine = load_engine(
+        "starter", engine="stopgap", device="cpu", threads=1, clock=time.monotonic, progress=lambda *_: None
+    )
+    source = b"def total(items):\n    result = 0\n    for item in items:\n        result += \n    return result\n"
+    at = source.index(b"+= ") + 3
+    request = FillRequest(source, "python", at, at, max_steps=3)
+    outcome = outcome_of(engine.fill(request, lambda: False))
+    assert engine.loop and outcome.steps == sum(engine.loop.ran.values()) > 0
+    assert engine.info().kernels.endswith(f", loop device (eager, {outcome.steps} steps)")
+    engine.drop_caches()
+    assert not engine.loop.nbytes
+    engine.loop.ran.clear()
+    ran = engine.loop.ran
+    stopped = outcome_of(engine.fill(request, lambda: ran["eager"] > 0))
+    assert (stopped.stopped, stopped.fills, ran["eager"]) == ("cancelled", (), 1)
+
+
+def outcome_of(items: Iterator[Draft | Outcome]) -> Outcome:
+    *_, last = items
+    assert isinstance(last, Outcome)
+    return last
+
+
+def test_transformers_has_no_loop_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STOPGAP_LOOP", "device")
+    model = tiny(tmp_path, 3)
+    monkeypatch.setattr(Model, "joins", False)
+    card: dict[str, object] = {"name": "tiny", "family": "infill"}
+    with pytest.raises(GraphError, match="not transformers"):
+        InfillEngine(model, Tokenizer(STARTER / "tokenizer.json"), card, clock=time.monotonic)
