@@ -104,6 +104,14 @@ def placeholders(source: Source) -> list[Hole]:
     return kept
 
 
+def stands_in(language: Language, text: bytes) -> bool:
+    """Whether `text` is nothing but a placeholder of the language, or one line that says TODO."""
+    pattern = language.placeholder
+    if pattern and len(text) < 400 and re.fullmatch(pattern.encode(), text, re.DOTALL):
+        return True
+    return b"\n" not in text and _TODO.match(text) is not None
+
+
 def errors(source: Source) -> list[Hole]:
     """A hole for every ERROR and MISSING node that lies in no other; an ERROR of many lines ends with its first."""
     if source.tree is None:
@@ -148,9 +156,7 @@ def _stands_for_code(source: Source, node: Node) -> bool:
     """A comment or placeholder in place of code: its own length says nothing about the fill's."""
     if node.type in source.language.comments:
         return True
-    pattern = source.language.placeholder
-    text = source.text[node.start_byte : node.end_byte]
-    return bool(pattern) and len(text) < 400 and re.fullmatch(pattern.encode(), text, re.DOTALL) is not None
+    return stands_in(source.language, source.text[node.start_byte : node.end_byte])
 
 
 def _function_node(source: Source, offset: int) -> Node | None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from .holes import Hole
+from .holes import Hole, stands_in
 from .syntax import Gate, Verdict
 from .tokenizer import Tokenizer
 
@@ -88,9 +88,20 @@ class Judge:
         if loop := _loop(text):
             return Verdict(False, "repeats itself", loop), text
         tidy = self.gate.tidy(self.hole.wrap(text))
+        if why := self._no_change(tidy.strip()):
+            return Verdict(False, why, None), text
         verdict = self.gate.check(tidy)
         if verdict.span is not None:
             lead = len(self.hole.lead)
             start, end = (min(max(0, at - lead), len(text)) for at in verdict.span)
             verdict = replace(verdict, span=(start, end))
         return verdict, tidy
+
+    def _no_change(self, text: bytes) -> str:
+        """Why a text would do nothing for who asked, if so: what is there already, or one placeholder for another."""
+        source, hole = self.gate.source, self.hole
+        old = source.text[hole.start : hole.end].strip()
+        if text == old:  # never empty: an empty fill was refused before
+            return "is what stands there already"
+        waiting = hole.scope == "placeholder" or (old and stands_in(source.language, old))
+        return "is a placeholder itself" if waiting and stands_in(source.language, text) else ""

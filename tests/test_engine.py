@@ -106,6 +106,31 @@ def test_a_draft_that_repeats_itself_is_never_offered(tmp_path: Path) -> None:
     assert "repeats itself" in outcome.reason
 
 
+@pytest.mark.parametrize(
+    ("marked", "answer", "target", "why"),
+    [
+        ("def f(a):\n    ‸...\n", "...", "placeholder", "stands there already"),
+        ("def f(a):\n    ‸pass\n", "pass", "body", "stands there already"),
+        ("def f(a):\n    ‸...\n", "pass", "placeholder", "placeholder itself"),
+        ("def f(a):\n    ‸...\n", "raise NotImplementedError", "body", "placeholder itself"),
+        ("def f(a):\n    # TODO add one‸\n    return a\n", "# TODO add one", "placeholder", "placeholder itself"),
+        ("x = ‸first‸\n", "first", "selection", "stands there already"),
+    ],
+)
+def test_what_stands_in_the_hole_is_never_offered(
+    tmp_path: Path, marked: str, answer: str, target: str, why: str
+) -> None:
+    drafts_only = Strategy(context=4000, denoise=False, retrieved=0, lengths=())
+    outcome = Bench(tmp_path, answer, strategy=drafts_only).fill(marked, target=target)
+    assert outcome.fills == ()
+    assert why in outcome.reason
+
+
+def test_an_empty_class_may_be_told_to_pass(tmp_path: Path) -> None:
+    outcome = Bench(tmp_path, "pass").fill("class Failed(Exception):\n    ‸\n")
+    assert [fill.text for fill in outcome.fills] == ["pass"]
+
+
 def test_a_draft_that_writes_on_is_also_judged_up_to_its_first_line_end(tmp_path: Path) -> None:
     bench = Bench(
         tmp_path,
@@ -179,6 +204,16 @@ def test_typing_along_starts_from_the_last_fill(tmp_path: Path) -> None:
     assert warm.fills[0].text == "tem"
     assert warm.steps <= cold.steps
     assert any("warm" in event.what for event in warm.events)
+
+
+@pytest.mark.parametrize(("again", "warm"), [({}, True), ({"seed": 1}, False), ({"candidates": 3}, False)])
+def test_with_nothing_typed_only_the_same_request_starts_from_the_last_fill(
+    tmp_path: Path, again: dict[str, object], warm: bool
+) -> None:
+    bench = Bench(tmp_path, "item")
+    bench.fill(FIND, document="a.py")
+    outcome = bench.fill(FIND, document="a.py", **again)
+    assert any("warm" in event.what for event in outcome.events) is warm
 
 
 def test_other_text_after_the_hole_is_no_warm_start(tmp_path: Path) -> None:
