@@ -122,37 +122,58 @@ class Ground:
         best = self._try(there)
         if best is None:
             return _Limit(0, 0, False, (), pythonic.NOT)
-        done = pythonic.SYNTAX if self._python else pythonic.NOT
+        # To bytecode: a missing `def` line leaves a body that parses as the rest of the function above.
+        done = pythonic.FULL if self._python else pythonic.NOT
         if there.strip() or (not best.count and best.compiles >= done):
             return best
+        if not best.count and best.compiles == pythonic.SYNTAX:
+            return self._with_head(best)
         until = self._clock() + self._budget_ms / 250 if self._clock and self._budget_ms else None
         apart = min(self._apart(), key=lambda one: (one.count, -one.compiles), default=best)
+        smallest = best.size
         for filler in self._fillers():
             if until is not None and self._clock is not None and self._clock() > until:
                 break  # four parses' worth: what is known by now must do
             made = self._try(filler)
             if made is not None and (made.count, -made.compiles) < (best.count, -best.compiles):
                 best = made
+            smallest = min(smallest, made.size if made is not None else smallest)
             if (best.count, -best.compiles) <= (apart.count, -apart.compiles) and not best.near:
                 break
         if apart.count < best.count:
             return apart
+        # One flaw over half the file may be all a parser reports where another fill leaves two small ones.
+        best = replace(best, size=min(best.size, smallest))
+        if not best.count and best.compiles == pythonic.SYNTAX:
+            best = self._with_head(best)
         return replace(best, compiles=max(best.compiles, apart.compiles if apart.count == best.count else 0))
+
+    def _with_head(self, best: _Limit) -> _Limit:
+        """Python that parses but does not compile: whether the head of a function in the hole is what it lacks."""
+        for head in ("async def x():", "def x():"):
+            for indent in self._indents():
+                made = self._try(self.hole.wrap(indent + head.encode()))
+                if made is not None and not made.count and made.compiles == pythonic.FULL:
+                    return made
+        return best
 
     def _fillers(self) -> list[bytes]:
         """Innocent fills, at each likely indentation where the hole begins a line and so decides about it."""
-        text, hole = self.source.text, self.hole
-        indents = [b""]
-        if not hole.lead and line_start(text, hole.start) == hole.start:
-            above = indent_at(text, line_start(text, max(0, hole.start - 1)))
-            below = re.match(rb"\s*?([ \t]*)(?=\S|\Z)", text[hole.end :])
-            step = unit(self.source, hole.start)
-            found = [above + step, above, below[1] if below else b"", *([above[: -len(step)]] if above else [])]
-            indents = list(dict.fromkeys(found))
+        text, hole, indents = self.source.text, self.hole, self._indents()
         fillers = [hole.wrap(indent + one.encode()) for one in self.source.language.fillers for indent in indents]
         if word := _open_heredoc(text[: hole.start]) if self.source.language.name in HEREDOCS else b"":
             fillers.insert(0, hole.wrap(word))
         return list(dict.fromkeys(fillers))
+
+    def _indents(self) -> list[bytes]:
+        text, hole = self.source.text, self.hole
+        if hole.lead or line_start(text, hole.start) != hole.start:
+            return [b""]
+        above = indent_at(text, line_start(text, max(0, hole.start - 1)))
+        below = re.match(rb"\s*?([ \t]*)(?=\S|\Z)", text[hole.end :])
+        step = unit(self.source, hole.start)
+        found = [above + step, above, below[1] if below else b"", *([above[: -len(step)]] if above else [])]
+        return list(dict.fromkeys(found))
 
     def _try(self, fill: bytes) -> _Limit | None:
         """The file with `fill` in the hole; None when it could not be parsed in time."""
@@ -361,8 +382,7 @@ class Ground:
         )
 
 
-HEREDOCS = frozenset({"bash", "php"})
-"""Where one without an end is an error; the grammar of Ruby lets it pass."""
+HEREDOCS = frozenset({"bash", "php", "ruby"})
 _HEREDOC = re.compile(rb"<<[-~<]?[ \t]*([\"']?)(\w+)\1")
 
 

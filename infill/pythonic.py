@@ -22,7 +22,8 @@ BYTECODE_BYTES = 48 * 1024
 def compiles(region: bytes, want: int = FULL) -> tuple[int, SyntaxError | None]:
     """How far Python gets with a text, and what stopped it; no further than `want`.
 
-    `return` outside a function and the like are found on the way to bytecode only.
+    `return` outside a function and the like are found on the way to bytecode only. A text too long for that counts
+    as good for it.
     """
     level, problem = NOT, None
     with warnings.catch_warnings():
@@ -31,8 +32,9 @@ def compiles(region: bytes, want: int = FULL) -> tuple[int, SyntaxError | None]:
             text = region.decode()
             tree = ast.parse(text, "<fill>")
             level = SYNTAX
-            if want == FULL and len(region) < BYTECODE_BYTES:
-                compile(tree, "<fill>", "exec", dont_inherit=True)
+            if want == FULL:
+                if len(region) < BYTECODE_BYTES:
+                    compile(tree, "<fill>", "exec", dont_inherit=True)
                 level = FULL
         except SyntaxError as error:
             problem = error

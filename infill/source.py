@@ -173,8 +173,20 @@ def _item_start(text: bytes, low: int, high: int) -> int:
 
 
 def flaws(tree: Tree) -> list[Flaw]:
-    """Every ERROR and MISSING node in order of place; costs nothing where the tree has none."""
-    return [Flaw(n.start_byte, n.end_byte, n.type) for n in flawed(tree.root_node)]
+    """Every ERROR and MISSING node in order of place, and the heredoc that never ends; cheap where there are none."""
+    found = [Flaw(n.start_byte, n.end_byte, n.type) for n in flawed(tree.root_node)]
+    return [*found, *_open_heredoc(tree.root_node)]
+
+
+def _open_heredoc(root: Node) -> list[Flaw]:
+    """Ruby's grammar ends a heredoc at the end of the file, without a word."""
+    node = root.descendant_for_byte_range(max(0, root.end_byte - 1), root.end_byte)
+    while node is not None and node.type != "heredoc_body":
+        node = node.parent
+    end = node.children[-1] if node is not None and node.children else None
+    if end is None or end.type != "heredoc_end" or end.is_missing or end.end_byte > end.start_byte:
+        return []
+    return [Flaw(end.start_byte, end.end_byte, end.type)]
 
 
 def flawed(node: Node) -> Iterator[Node]:

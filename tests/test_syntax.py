@@ -107,6 +107,7 @@ def test_a_hole_in_a_huge_file_is_judged() -> None:
         ("bash", "if true; then\n  cat > x <<EOF\none\ntwo\n‸\nfi\necho done\n", "EOF"),
         ("bash", "cat <<-'END'\n\tone\n‸\necho done\n", "END"),
         ("php", "<?php\n$a = <<<EOT\none\n‸;\necho $a;\n", "EOT"),
+        ("ruby", "x = foo(<<~EOS)\n  one\n‸\ny = 1\ndef a\n  1\nend\n", "EOS"),
     ],
 )
 def test_where_the_end_of_a_heredoc_is_missing_only_that_is_accepted(language: str, text: str, word: str) -> None:
@@ -116,6 +117,34 @@ def test_where_the_end_of_a_heredoc_is_missing_only_that_is_accepted(language: s
     gate = Gate(source, locate(language, "selection", raw, start, start))
     assert gate.check(word.encode()).ok
     assert not gate.check(b"three").ok
+
+
+@pytest.mark.parametrize("fill", ["<<~EOS", "foo(<<-EOS)", "<<~EOS\n  one\n"])
+def test_ruby_s_grammar_ends_a_heredoc_with_the_file_and_the_gate_does_not(fill: str) -> None:
+    raw = b"def a\n  x = \n  b\nend\ny = 1\n"
+    gate = Gate(parse(raw, languages.by_name("ruby")), locate("ruby", "cursor", raw, 12, 12))
+    assert not gate.check(fill.encode()).ok
+    assert gate.check(b"<<~EOS\n  one\n  EOS").ok
+
+
+@pytest.mark.parametrize("above", ["", "    def a(self):\n        return 1\n\n"])
+@pytest.mark.parametrize(
+    ("body", "good", "bad"), [("await x", "async def b():", "def b():"), ("return 2", "def b():", "if x:")]
+)
+def test_a_missing_def_line_is_told_by_the_body_it_leaves(above: str, body: str, good: str, bad: str) -> None:
+    before = f"class A:\n{above}    ".encode()
+    raw = before + f"\n        {body}\n".encode()
+    gate = Gate(parse(raw, languages.by_name("python")), locate("python", "selection", raw, len(before), len(before)))
+    assert gate.check(good.encode()).ok
+    assert not gate.check(bad.encode()).ok
+
+
+def test_a_flaw_over_half_the_file_is_no_excuse_where_another_fill_leaves_a_small_one() -> None:
+    above = b"class A {\n    string f() {\n        return V;\n    }\n\n"
+    before = above + b"    static implicit operator K\n    {\n        return "
+    raw = before + b";\n    }\n}"
+    gate = Gate(parse(raw, languages.by_name("c-sharp")), locate("c-sharp", "selection", raw, len(before), len(before)))
+    assert not gate.check(b"V;").ok
 
 
 def test_an_unfinished_last_line_passes_where_the_caller_says_so() -> None:
