@@ -15,8 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,8 +132,11 @@ def check(client: LspClient, book: Book, counts: dict[str, int]) -> None:
     book.pending.clear()
 
 
-def latency(client: LspClient, lines: int, count: int) -> dict[str, list[float]]:
-    """Milliseconds from a keystroke to its ghost text in a file of so many lines: daemon asked, and not."""
+def latency(client: LspClient, lines: int, count: int) -> dict[str, list[tuple[float, float]]]:
+    """From a keystroke to its ghost text in a file of so many lines, daemon asked and not.
+
+    Milliseconds that passed, and those of processor time that the server used.
+    """
     uri = "untitled:latency"
     text = "".join(f"def f{n}(a, b):\n    return a + b * {n}\n" for n in range(lines // 2))
     at = text.index("\n", len(text) // 2) + 1
@@ -141,37 +144,40 @@ def latency(client: LspClient, lines: int, count: int) -> dict[str, list[float]]
     place = position(text, at + 4)
     client.open(uri, text)
     version = 1
-    found: dict[str, list[float]] = {"asked": [], "typed through": []}
+    found: dict[str, list[tuple[float, float]]] = {"asked": [], "typed through": []}
 
-    def key(character: str) -> list[dict[str, Any]]:
+    def key(character: str, what: str = "") -> list[dict[str, Any]]:
         nonlocal version, place
+        used, start = cpu_ms(client.process.pid), time.perf_counter()
         version += 1
         client.change(uri, version, {"range": {"start": place, "end": place}, "text": character})
         place = {**place, "character": place["character"] + len(character)}
         params = {"textDocument": {"uri": uri}, "position": place, "context": {"triggerKind": 2}}
         answer: list[dict[str, Any]] = client.call("textDocument/inlineCompletion", params)
+        took = 1000 * (time.perf_counter() - start)
+        if what:
+            found[what].append((took, cpu_ms(client.process.pid) - used))
         return answer
 
     time.sleep(0.5)
     key("(")
     for _ in range(count):
-        start = time.perf_counter()
-        (item,) = key("+")
-        found["asked"].append(1000 * (time.perf_counter() - start))
-        character = item["insertText"][place["character"]]
-        start = time.perf_counter()
-        assert key(character)
-        found["typed through"].append(1000 * (time.perf_counter() - start))
+        (item,) = key("+", "asked")
+        assert key(item["insertText"][place["character"]], "typed through")
     return found
 
 
+def show(times: Sequence[float]) -> str:
+    return f"p50 {statistics.median(times):.1f} ms, p99 {sorted(times)[len(times) * 99 // 100]:.1f} ms"
+
+
 def cpu_ms(pid: int) -> float:
-    """Processor time of a process so far; does not depend on what else the machine does. 0 without /proc."""
-    stat = Path(f"/proc/{pid}/stat")
-    if not stat.exists():
-        return 0.0
-    user, system = stat.read_text().rpartition(")")[2].split()[11:13]
-    return 1000 * (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    """Processor time of all threads of a process so far; what else the machine does adds little. 0 without /proc."""
+    total = 0
+    for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with suppress(OSError):  # it has ended meanwhile
+            total += int(thread.read_text().split()[0])
+    return total / 1e6
 
 
 @contextmanager
@@ -205,17 +211,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, echoing(Path(folder)) as env, LspClient(env) as client:
         start = time.perf_counter()
         client.initialize(options={"candidates": 1, "prepareNext": False})
-        print(f"initialize answered after {time.perf_counter() - start:.2f} s (process start included)")
+        passed, spent = time.perf_counter() - start, cpu_ms(client.process.pid) / 1000
+        print(f"initialize answered after {passed:.2f} s, {spent:.2f} s of processor time (process start included)")
         start = time.perf_counter()
         counts = replay(client, arguments.edits, arguments.seed)
         print(f"replayed {counts} in {time.perf_counter() - start:.0f} s: texts equal, order kept, no error")
-        before = cpu_ms(client.process.pid)
-        found = latency(client, arguments.lines, arguments.keys)
-        used = (cpu_ms(client.process.pid) - before) / (2 * arguments.keys)
-        for what, times in found.items():
-            p99 = sorted(times)[len(times) * 99 // 100]
-            print(f"{arguments.lines} lines, {what}: p50 {statistics.median(times):.1f} ms, p99 {p99:.1f} ms")
-        print(f"processor time of the server per key: {used:.1f} ms; load average {os.getloadavg()[0]:.1f}")
+        for what, keys in latency(client, arguments.lines, arguments.keys).items():
+            took, used = map(show, zip(*keys, strict=True))
+            print(f"{arguments.lines} lines, {what}: {took}; processor time of the server {used}")
+        print(f"load average {os.getloadavg()[0]:.1f}")
         status = Path(f"/proc/{client.process.pid}/status")
         if status.exists():
             print(f"resident: {int(status.read_text().split('VmRSS:')[1].split()[0]) / 1024:.0f} MB")
