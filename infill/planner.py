@@ -231,31 +231,102 @@ class Speed:
     source: str = ""
 
 
-def step_ms(config: ModelConfig, storage: Storage, speed: Speed, *, slots: int = 32, prefix: int = 2048) -> float:
-    """The fewest milliseconds of a denoising step over one canvas of `slots` behind `prefix` tokens.
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """How one layer's tokens spread over its experts, on average over the layers."""
 
-    Each part takes the longer of reading its bytes and multiplying; parts run one after the other, launches and
-    logits cost nothing, and the router spreads tokens evenly. Published engines reach 0.5 to 0.9 of this speed.
+    hit: float
+    """Experts with at least one token"""
+    padded: float
+    """Rows that tensor cores multiply: each expert's tokens filled up to a multiple of 16"""
+
+    @staticmethod
+    def even(config: ModelConfig, tokens: int) -> Routing:
+        """What chance gives, every expert being as likely as the others."""
+        if config.num_experts == 1:
+            return Routing(0.0, 0.0)
+        missed = (1 - config.top_k_experts / config.num_experts) ** tokens
+        return Routing(config.num_experts * (1 - missed), _padded_rows(config, tokens))
+
+    @staticmethod
+    def of(counts: Iterable[Iterable[int]]) -> Routing:
+        """From the tokens of every expert, layer by layer."""
+        layers = [list(layer) for layer in counts]
+        hit = sum(sum(count > 0 for count in layer) for layer in layers)
+        padded = sum(sum(16 * math.ceil(count / 16) for count in layer) for layer in layers)
+        return Routing(hit / max(len(layers), 1), padded / max(len(layers), 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The least that one part of a step multiplies and reads."""
+
+    flops: float
+    nbytes: float
+
+    def ms(self, speed: Speed) -> float:
+        """The longer of the two."""
+        return 1000 * max(self.nbytes / speed.bandwidth, self.flops / speed.flops)
+
+
+def step_costs(
+    config: ModelConfig,
+    storage: Storage,
+    *,
+    slots: int = 32,
+    prefix: int = 2048,
+    rows: int = 1,
+    routing: Routing | None = None,
+) -> dict[str, Cost]:
+    """What a denoising step over `rows` canvases of `slots` behind `prefix` tokens takes, part by part.
+
+    A prefix is read once for all rows. Logits and activations cost nothing; of `routing` chance is assumed.
     """
-    parts = _matrices(config)
-    hit = config.num_experts * (1 - (1 - config.top_k_experts / config.num_experts) ** slots) if parts.experts else 0
+    parts, tokens = _matrices(config), slots * rows
+    routing = routing or Routing.even(config, tokens)
     one_expert = sum(rows * columns for rows, columns in parts.experts)
-    seen = [(min(prefix, config.sliding_window - 1) if shape.sliding else prefix) + slots for shape in config.layers]
-    keys = sum(2 * shape.kv_heads * shape.head_dim * 2 * n for shape, n in zip(config.layers, seen, strict=True))
-    products = sum(4 * slots * shape.heads * shape.head_dim * n for shape, n in zip(config.layers, seen, strict=True))
-    embedding = matrix_bytes(*parts.embedding, storage.embedding)
+    seen = [min(prefix, config.sliding_window - 1) if shape.sliding else prefix for shape in config.layers]
+    keys = sum(4 * shape.kv_heads * shape.head_dim * (n + tokens) for shape, n in zip(config.layers, seen, strict=True))
+    products = sum(
+        4 * tokens * shape.heads * shape.head_dim * (n + slots) for shape, n in zip(config.layers, seen, strict=True)
+    )
+    embedding = Cost(2 * tokens * math.prod(parts.embedding), matrix_bytes(*parts.embedding, storage.embedding))
     layers = len(config.layers)
-    work = [
-        (_size(parts.attention) * 2 * slots, _bytes(parts.attention, storage.dense)),
-        (products, keys),
-        (_size(parts.mlp) * 2 * slots, _bytes(parts.mlp, storage.dense if parts.experts else storage.experts)),
-        (_size(parts.routers) * 2 * slots, _bytes(parts.routers, storage.vectors)),
-        (2 * _padded_rows(config, slots) * one_expert * layers, hit * _bytes(parts.experts, storage.experts) * layers),
-        (2 * slots * math.prod(parts.embedding), embedding),  # the head
-        (2 * slots * math.prod(parts.embedding), embedding),  # the expected embedding for self-conditioning
-        (_size(parts.conditioning) * 2 * slots, _bytes(parts.conditioning, storage.dense)),
-    ]
-    return 1000 * sum(max(size / speed.bandwidth, flops / speed.flops) for flops, size in work)
+
+    def dense(matrices: list[tuple[int, int]], kind: str) -> Cost:
+        return Cost(_size(matrices) * 2 * tokens, _bytes(matrices, kind))
+
+    return {
+        "attention projections": dense(parts.attention, storage.dense),
+        "attention": Cost(products, keys),
+        "MLP": dense(parts.mlp, storage.dense if parts.experts else storage.experts),
+        "router": dense(parts.routers, storage.vectors),
+        "experts": Cost(
+            2 * routing.padded * one_expert * layers, routing.hit * _bytes(parts.experts, storage.experts) * layers
+        ),
+        "head": embedding,
+        "expected embedding": embedding,
+        "self-conditioning": dense(parts.conditioning, storage.dense),
+    }
+
+
+def step_ms(
+    config: ModelConfig,
+    storage: Storage,
+    speed: Speed,
+    *,
+    slots: int = 32,
+    prefix: int = 2048,
+    rows: int = 1,
+    routing: Routing | None = None,
+) -> float:
+    """The fewest milliseconds of a denoising step; see `step_costs`.
+
+    Each part takes the longer of reading its bytes and multiplying; parts run one after the other, launches cost
+    nothing. Published engines reach 0.5 to 0.9 of this speed.
+    """
+    costs = step_costs(config, storage, slots=slots, prefix=prefix, rows=rows, routing=routing)
+    return sum(part.ms(speed) for part in costs.values())
 
 
 def _size(matrices: Iterable[tuple[int, int]]) -> int:
@@ -263,14 +334,17 @@ def _size(matrices: Iterable[tuple[int, int]]) -> int:
 
 
 def _padded_rows(config: ModelConfig, slots: int) -> float:
-    """Rows that tensor cores multiply in one layer: each expert's tokens filled up to a multiple of 16, on average."""
-    if config.num_experts == 1:
-        return 0.0
+    """`Routing.padded` by chance: binomial, through logarithms as 1,024 tokens are beyond a float's range."""
     share = config.top_k_experts / config.num_experts
+    if share == 1:
+        return config.num_experts * 16 * math.ceil(slots / 16)
     rows = (
-        math.comb(slots, k) * share**k * (1 - share) ** (slots - k) * 16 * math.ceil(k / 16)
+        math.exp(
+            math.lgamma(slots + 1) - math.lgamma(k + 1) - math.lgamma(slots - k + 1)
+            + k * math.log(share) + (slots - k) * math.log1p(-share)
+        ) * 16 * math.ceil(k / 16)
         for k in range(1, slots + 1)
-    )
+    )  # fmt: skip
     return config.num_experts * sum(rows)
 
 

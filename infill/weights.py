@@ -212,13 +212,13 @@ def _load_packed(
         if len(manifest.scalars) != len(config.layers):
             raise ValueError(f"{len(manifest.scalars)} layers in {MANIFEST}")
         with safe_open(folder / WEIGHTS, framework="pt") as file:
-            return _Packed(file, entries, parts, device, dtype, soft, int8).weights(config, manifest.scalars)
+            return Packed(file, entries, parts, device, dtype, soft, int8).weights(config, manifest.scalars)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ModelError(f"{folder / WEIGHTS} does not fit its config.json ({error}): pack it again") from None
 
 
 @dataclass(frozen=True, slots=True)
-class _Packed:
+class Packed:
     """An open packed model to `Weights`, one tensor at a time; the arguments are those of `load_model`."""
 
     file: Any
