@@ -71,19 +71,6 @@ def load(folder: Path) -> Model:
     return load_model(folder, int8=False, threads=1)
 
 
-def denoised(model: Model, prompt: list[int], vocabulary: int) -> Tensor:
-    """What six greedy steps make of eight slots of noise, step by step."""
-    cache = model.new_cache(64)
-    model.encode(cache, prompt)
-    canvas = torch.randint(0, vocabulary, (1, 8), generator=torch.Generator().manual_seed(1))
-    free, conditioning, steps = torch.ones(1, 8, dtype=torch.bool), None, []
-    for _ in range(6):
-        step = model.denoise(cache, canvas, free, conditioning=conditioning)
-        canvas, conditioning = step.argmax.view(1, 8), step.conditioning
-        steps.append(canvas)
-    return torch.cat(steps)
-
-
 @pytest.mark.parametrize(("bits", "median"), [(16, 0.01), (8, 0.06), (4, 0.16)])
 def test_logits_move_no_further_than_rounding_explains(
     checkpoint: Path, tmp_path: Path, bits: Bits, median: float
@@ -97,13 +84,6 @@ def test_logits_move_no_further_than_rounding_explains(
     ours, theirs = (model.head(model.encode(model.new_cache(32), ids)) for model in (after, before))
     moved = (ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)
     assert 0 < float(moved.median()) < median
-
-
-def test_greedy_denoising_in_8_bits_is_that_of_the_original(checkpoint: Path, tmp_path: Path) -> None:
-    packed = load(pack(checkpoint, tmp_path / "packed", 8))
-    steps = denoised(load(checkpoint), list(range(20)), 130)
-    assert len(steps.unique(dim=0)) > 1, "the steps differ, so there is something to get wrong"
-    assert torch.equal(denoised(packed, list(range(20)), 130), steps)
 
 
 def test_the_starter_in_8_bits_drafts_the_same_line(tmp_path: Path) -> None:
