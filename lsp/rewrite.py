@@ -246,10 +246,16 @@ def text_edits(ls: Server, snapshot: Snapshot, edits: Sequence[Edit]) -> list[ls
 
 
 def _messages(diagnostics: Sequence[lsp.Diagnostic], offer: Offer) -> str:
-    """What the editor reports about the place, as words for a model that follows instructions."""
-    if offer.kind not in {"repair", "function", "selection"} or not diagnostics:
+    """What the editor reports about the place, as words for a model that follows instructions.
+
+    At a hole that is, say, the type that must be returned. Hints are left out: "not accessed", of an argument whose
+    function is still to be written.
+    """
+    faults = (None, lsp.DiagnosticSeverity.Error, lsp.DiagnosticSeverity.Warning)
+    told = [one.message.strip()[:200] for one in diagnostics if one.severity in faults][:3]
+    if offer.kind not in {"hole", "repair", "function", "selection"} or not told:
         return ""
-    return "Fix: " + "; ".join(diagnostic.message.strip()[:200] for diagnostic in diagnostics[:3])
+    return "Fix: " + "; ".join(told)
 
 
 def one_character(text: bytes) -> bool:

@@ -497,6 +497,17 @@ def test_what_the_editor_reports_is_passed_on_as_an_instruction(editor: Editor) 
     assert editor.daemon.fills[0].instruction == "Fix: '(' was never closed"
 
 
+def test_at_a_hole_faults_are_passed_on_and_hints_are_not(editor: Editor) -> None:
+    editor.open("def f(a) -> int:\n    ...\n")
+    where = {"start": {"line": 1, "character": 4}, "end": {"line": 1, "character": 7}}
+    reports = [("must return int", 1), ("a is not accessed", 4), ("no docstring", 2), ("could be inlined", 3)]
+    diagnostics = [{"range": where, "message": message, "severity": severity} for message, severity in reports]
+    found = editor.actions({"line": 1, "character": 5}, diagnostics=diagnostics)
+    editor.answers("return a", start=21, end=24)
+    editor.resolve(next(action for action in found if action["title"] == "Fill this hole"))
+    assert editor.daemon.fills[0].instruction == "Fix: must return int; no docstring"
+
+
 # ---- extensions ------------------------------------------------------------------------------------------
 
 
