@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -351,9 +352,17 @@ def _padded_rows(config: ModelConfig, slots: int) -> float:
 # -- tables -------------------------------------------------------------------------------------------------
 
 
+_VARIANTS = "ti|super|d|laptop|mobile|with|max-q|max|pro|ultra|nvl|pcie"
+
+
 def known_speed(name: str) -> Speed | None:
-    """The published speed of a processor with that name, the longest entry that is part of it; None if unknown."""
-    rows = [row for row in _gpus() if str(row["name"]).lower() in name.lower()]
+    """The published speed of a processor with that name; None if unknown.
+
+    An entry must be part of the name as whole words, and no word behind it may tell of another variant: an RTX 4090
+    Laptop is no RTX 4090. The longest entry counts.
+    """
+    ends = rf"(?!\w)(?! (?:{_VARIANTS})\b)"
+    rows = [row for row in _gpus() if re.search(rf"(?<!\w){re.escape(str(row['name']))}{ends}", name, re.IGNORECASE)]
     if not rows:
         return None
     row = max(rows, key=lambda row: len(str(row["name"])))

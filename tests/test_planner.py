@@ -161,9 +161,10 @@ def test_the_floor_of_a_step_is_that_of_the_survey(speed: Speed, bits: Bits, slo
 @pytest.mark.parametrize(
     ("name", "bandwidth"),
     [
-        ("NVIDIA GeForce RTX 4090", 1008), ("NVIDIA GeForce RTX 4090 Laptop GPU", 576), ("NVIDIA H200", 4800),
+        ("NVIDIA GeForce RTX 4090", 1008), ("NVIDIA GeForce RTX 4070 Ti SUPER", 672), ("NVIDIA H200", 4800),
         ("NVIDIA L4", 300), ("NVIDIA L40S", 864), ("NVIDIA A100-SXM4-80GB", 2039), ("NVIDIA A100-PCIE-40GB", 1555),
-        ("NVIDIA H100 80GB HBM3", 3350), ("Apple M2 Max", 400), ("Apple M1", 68),
+        ("NVIDIA H100 80GB HBM3", 3350), ("NVIDIA H100 PCIe", 2000), ("NVIDIA H100 NVL", 3900), ("NVIDIA A10", 600),
+        ("NVIDIA A100 80GB PCIe", 1935), ("NVIDIA RTX A6000", 768), ("Apple M2 Max", 400), ("Apple M1", 68),
     ],
 )  # fmt: skip
 def test_a_device_has_the_speed_of_its_longest_name(name: str, bandwidth: float) -> None:
@@ -171,8 +172,16 @@ def test_a_device_has_the_speed_of_its_longest_name(name: str, bandwidth: float)
     assert speed is not None and speed.bandwidth == bandwidth * 1e9 and speed.source
 
 
-def test_an_unknown_device_has_no_published_speed() -> None:
-    assert known_speed("AMD EPYC") is None
+@pytest.mark.parametrize(
+    "name",
+    [
+        "AMD EPYC", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GeForce RTX 4090 D", "NVIDIA GeForce RTX 3080 Ti",
+        "NVIDIA RTX A4000", "NVIDIA A10G", "NVIDIA A100X", "NVIDIA GeForce RTX 5080 SUPER", "Apple M4 Ultra",
+        "NVIDIA RTX PRO 6000 Blackwell Server Edition",
+    ],
+)  # fmt: skip
+def test_another_variant_of_a_known_device_is_not_taken_for_it(name: str) -> None:
+    assert known_speed(name) is None
 
 
 def test_loading_lowers_the_context_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
