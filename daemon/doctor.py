@@ -61,7 +61,7 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """Which model to run and why."""
+    """Which model to run and why. `command` makes it so; empty if it is so already."""
 
     model: str
     bits: int | None
@@ -272,12 +272,16 @@ def fits(device: Device, speed: Any, held: int) -> list[Fit]:
 
 def advise(fits: Sequence[Fit], models: Sequence[Shelved]) -> Advice:
     """The most bits that fit a GPU with a quick step, else 4, else the starter; installed ones need no import."""
+    from . import shelf
+
     on_gpu = [fit for fit in fits if fit.fits and fit.device != "cpu"]
     on_gpu.sort(key=lambda fit: fit.step_ms)
     quick = [fit for fit in on_gpu if fit.step_ms <= QUICK_MS and fit.bits <= 8]  # 16 add no quality that anyone saw
     best = max(quick, key=lambda fit: fit.bits, default=None) or next(iter(on_gpu), None)
     if best is None:
-        return Advice("starter", None, "cpu", _why_not(fits), "stopgap model use starter")
+        if any(model.used and model.name == shelf.STARTER for model in models):
+            return Advice(shelf.STARTER, None, "cpu", f"{_why_not(fits)}; it is in use", "")
+        return Advice(shelf.STARTER, None, "cpu", _why_not(fits), f"stopgap model use {shelf.STARTER}")
     why = f"{best.bits} bits fit {best.device} and a step takes at least {best.step_ms:.1f} ms"
     slower = [fit for fit in on_gpu if fit.bits > best.bits and fit.device == best.device]
     if slower and slower[0].step_ms > QUICK_MS:
@@ -285,9 +289,12 @@ def advise(fits: Sequence[Fit], models: Sequence[Shelved]) -> Advice:
     elif slower:
         why += "; 16 bits fit too, but are only slower"
     for model in models:
-        if model.bits == best.bits and not model.command:
-            done = "in use" if model.used else f"here as {model.name}"
-            return Advice(model.name, best.bits, best.device, f"{why}; it is {done}", f"stopgap model use {model.name}")
+        # A packed starter has as many bits, but is no 26B.
+        if model.bits == best.bits and not model.command and 2 * model.size > best.needs:
+            if model.used:
+                return Advice(model.name, best.bits, best.device, f"{why}; it is in use", "")
+            here = f"{why}; it is here as {model.name}"
+            return Advice(model.name, best.bits, best.device, here, f"stopgap model use {model.name}")
     return Advice(REAL, best.bits, best.device, why, f"stopgap model import {REAL} --bits {best.bits}")
 
 
@@ -296,7 +303,7 @@ def _why_not(fits: Sequence[Fit]) -> str:
     if least is not None:
         return f"the 26B needs {least.needs / 1e9:.1f} GB of GPU memory at 4 bits, more than is free on {least.device}"
     on_cpu = next((fit for fit in fits if fit.bits == 4), None)
-    slow = f": a step of the 26B would take at least {on_cpu.step_ms:.0f} ms on this CPU" if on_cpu else ""
+    slow = f", and a step of the 26B takes at least {on_cpu.step_ms:.0f} ms on this CPU" if on_cpu else ""
     return f"there is no GPU that torch can use{slow}"
 
 
@@ -317,7 +324,8 @@ def _driver() -> str:
 
 def lines(found: Diagnosis) -> list[str]:
     """The diagnosis as it is printed."""
-    out = [_line("stopgap", f"{found.stopgap}, {found.system}"), _line("torch", found.torch or "cannot be used")]
+    torch = found.torch.removeprefix("torch ") or "cannot be used"
+    out = [_line("stopgap", f"{found.stopgap}, {found.system}"), _line("torch", torch)]
     if found.driver:
         out.append(_line("driver", found.driver))
     out += [_line("device", _device(one, found.cpu)) for one in found.devices]
@@ -328,12 +336,15 @@ def lines(found: Diagnosis) -> list[str]:
         state = "unfinished" if model["unfinished"] else "in use" if model["used"] else "installed"
         out.append(_line("model", f"{model['name']}{bits}, {model['size'] / 1e9:.2f} GB, {state}"))
     for fit in found.fits:
-        verdict = f"fits, {fit.context} tokens of context" if fit.fits else "does not fit"
-        said = f"26B at {fit.bits} bits on {fit.device}: {fit.needs / 1e9:.1f} GB, {verdict}"
-        out.append(_line("", f"{said}, a step takes at least {fit.step_ms:.1f} ms"))
+        verdict = f"fits with {fit.context} tokens of context" if fit.fits else "does not fit"
+        ms = f"{fit.step_ms:.1f}" if fit.step_ms < 100 else f"{fit.step_ms:.0f}"
+        said = f"at {fit.bits} bits on {fit.device}: needs {fit.needs / 1e9:.1f} GB, {verdict}"
+        out.append(_line("26B", f"{said}, at least {ms} ms a denoising step"))
+    if found.fits:
+        out.append(_line("", "(DiffusionGemma 26B-A4B, after `stopgap model import`; a fill takes about twelve steps)"))
     if found.advice:
         out.append(_line("advice", f"{found.advice.model}: {found.advice.why}"))
-        out.append(_line("", found.advice.command))
+        out += [_line("", found.advice.command)] if found.advice.command else []
     out.append(_line("editors", ", ".join(found.editors) or "none of those known is on the PATH"))
     daemon = ", ".join(f"{key} {value}" for key, value in found.daemon.items() if value)
     out.append(_line("daemon", daemon or "unknown"))

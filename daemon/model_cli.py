@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
     from .shelf import Shelved
 
-app = typer.Typer(help="Import, choose and check models.", no_args_is_help=True)
+app = typer.Typer(
+    help="Import, choose and check models. `stopgap doctor` says which one this machine can run.", no_args_is_help=True
+)
 
 _EXAMPLE = "google/diffusiongemma-26B-A4B-it"
 
@@ -41,19 +43,28 @@ def import_(
         str, typer.Argument(help=f"A folder, a .gguf file, or a hub id like {_EXAMPLE} (…:Q4_K_M for one of several).")
     ],
     bits: Annotated[int, typer.Option(metavar="4|8|16", help="Bits of most weights; `stopgap doctor` advises.")] = 4,
-    name: Annotated[str, typer.Option(help="What to call it; made from the source if not given.")] = "",
+    name: Annotated[str, typer.Option(help="What to call it; by default the source's name and the bits.")] = "",
     adapter: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="A LoRA adapter to merge into it, as PEFT writes them.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="A LoRA fine-tune to merge into it: a folder with adapter_config.json."),
     ] = None,
     adapter_side: Annotated[
         AdapterSide | None,
-        typer.Option(help="Of an adapter with two versions of a shared weight: whose to merge (decoder writes fills)."),
+        typer.Option(
+            help="Needed if it was trained apart for decoder (fills) and encoder (reads), which share weights: "
+            "whose to merge."
+        ),
     ] = None,
     keep_download: Annotated[
         bool, typer.Option("--keep-download", help="Leave the checkpoint from the hub on the disk.")
     ] = False,
 ) -> None:
-    """Bring a DiffusionGemma checkpoint into stopgap's own packed format.
+    """Import a DiffusionGemma checkpoint.
+
+    Reads safetensors in bf16, FP8, NVFP4, INT8 or INT4 (compressed-tensors, Model Optimizer) or as MLX writes them, and
+    GGUF files like Q8_0 and Q4_K_M with the original's tokenizer.json beside them. What comes out is packed for
+    stopgap: the 26B takes 14.6 GB on the disk at 4 bits, 25.3 at 8, 50.5 at 16. A checkpoint from the hub needs its
+    own size besides, until it is imported.
 
     Ctrl-C or a kill loses little: the same command goes on. This is the only command that ever uses the network, and
     only for a hub id.
@@ -117,7 +128,10 @@ def info(
     name: Annotated[str, typer.Argument(help="As `stopgap model list` says.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show a model's shapes, bits and source, and what rounding did to its weights."""
+    """Show one model and what rounding changed.
+
+    Its shapes, bits and source; the round-trip error is how far the packed weights are from those that were imported.
+    """
     from stopgap.infill.packed import is_packed, read_manifest
     from stopgap.infill.weights import read_config
 
@@ -153,7 +167,7 @@ def info(
 
 @app.command()
 def verify(name: Annotated[str, typer.Argument(help="As `stopgap model list` says.")]) -> None:
-    """Read all of a model and compare every checksum."""
+    """Read all of a model and compare checksums."""
     from stopgap.infill import packed
     from stopgap.infill.weights import read_config
 

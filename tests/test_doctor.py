@@ -33,8 +33,8 @@ def advice(device: Device, *models: shelf.Shelved) -> Advice:
     return doctor.advise(doctor.fits(device, speed, 0), models)
 
 
-def model(name: str, bits: int | None, *, used: bool = False, command: str = "") -> shelf.Shelved:
-    return shelf.Shelved(name, Path("/m") / name, GB, bits, "somewhere", 1.0, used, command)
+def model(name: str, bits: int | None, *, used: bool = False, command: str = "", size: int = 14 * GB) -> shelf.Shelved:
+    return shelf.Shelved(name, Path("/m") / name, size, bits, "somewhere", 1.0, used, command)
 
 
 @pytest.mark.parametrize(
@@ -75,10 +75,18 @@ def test_without_a_gpu_the_starter_is_advised_and_the_cpus_time_is_said() -> Non
 def test_a_model_that_is_here_already_is_not_imported_again() -> None:
     here = advice(gpu("NVIDIA GeForce RTX 4090", 23.5), model("starter", None), model("real", 4))
     assert (here.model, here.command) == ("real", "stopgap model use real") and "it is here as real" in here.why
+    small = advice(gpu("NVIDIA GeForce RTX 4090", 23.5), model("my-starter", 4, size=GB))
+    assert "import" in small.command
     other_bits = advice(gpu("NVIDIA GeForce RTX 4090", 23.5), model("real", 8))
     assert "import" in other_bits.command
     unfinished = advice(gpu("NVIDIA GeForce RTX 4090", 23.5), model("real", 4, command="stopgap model import x"))
     assert "import google" in unfinished.command
+
+
+def test_what_is_in_use_already_needs_no_command() -> None:
+    real = advice(gpu("NVIDIA GeForce RTX 4090", 23.5), model("real", 4, used=True))
+    starter = doctor.advise(doctor.fits(CPU, Speed(40e9), 0), [model("starter", None, used=True)])
+    assert [(own.command, own.why.endswith("; it is in use")) for own in (real, starter)] == [("", True)] * 2
 
 
 def test_memory_that_our_own_daemon_holds_counts_as_free() -> None:
