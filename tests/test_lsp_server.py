@@ -215,6 +215,53 @@ def test_typing_along_is_answered_without_the_daemon(editor: Editor) -> None:
     assert len(editor.daemon.fills) == 1
 
 
+def test_of_a_text_taken_in_part_the_rest_stays_without_the_daemon(editor: Editor) -> None:
+    place = editor.open("y = |\n")
+    editor.answers("foo(a, b)")
+    assert editor.ghosts(place)
+    (item,) = editor.ghosts(editor.type(place, "foo(a")) or []
+    assert item["insertText"] == "y = foo(a, b)"
+    assert len(editor.daemon.fills) == 1
+
+
+def test_while_a_fill_is_made_everything_else_is_answered(editor: Editor) -> None:
+    place = editor.open("def f(a):\n    pass\n\n\ny = |\n")
+    editor.daemon.answer = forever
+    pending = editor.inline(place)
+    editor.client.until(lambda: editor.daemon.fills)
+    assert editor.action("Fill this hole", {"line": 1, "character": 6})
+    assert editor.client.call("stopgap/status", {})["state"] == "ready"
+    for character in "foo(":
+        place = editor.type(place, character)
+    assert editor.action("Repair syntax here", place)
+    editor.daemon.answer = echo
+    (item,) = editor.ghosts(place) or []
+    assert item["insertText"].startswith("y = foo(v")
+    assert editor.client.reply(pending)["result"] is None
+
+
+def test_of_a_huge_file_the_part_around_the_cursor_is_sent(editor: Editor) -> None:
+    filler = "# a line of a file that a program wrote\n" * 30_000
+    editor.answers("1")
+    place = editor.open(f"{filler}y = |\n{filler}", language="text")
+    assert editor.ghosts(place, kind=1) == []  # no grammar, so nothing could be checked
+    place = editor.open(f"{filler}y = |\n{filler}")
+    (item,) = editor.ghosts(place) or []
+    assert (item["insertText"], item["range"]["end"]) == ("y = 1", place)
+    (fill,) = editor.daemon.fills
+    assert len(fill.source) < 512 * 1024
+    assert fill.source[: fill.start].endswith(b"\ny = ")
+    assert fill.source[fill.end :].startswith(b"\n# a line")
+
+
+def test_each_line_keeps_its_own_indentation_in_a_file_of_several(editor: Editor) -> None:
+    place = editor.open("def f(a):\n    return a\n\n\ndef g(b):\n\tif b:\n\t\t|\n")
+    editor.answers("b += 1\n\t\treturn b")
+    (item,) = editor.ghosts(place) or []
+    assert item["insertText"] == "\t\tb += 1\n\t\treturn b"
+    assert item["range"] == {"start": {**place, "character": 0}, "end": place}
+
+
 def test_positions_count_utf_16_units(editor: Editor) -> None:
     place = editor.open("s = '😀'; y = |\n")
     (item,) = editor.ghosts(place) or []
@@ -344,6 +391,19 @@ def test_what_became_of_ghost_text_is_counted_once(editor: Editor) -> None:
     assert shown.id == editor.daemon.fills[0].id
 
 
+def test_what_became_of_a_preview_is_counted_and_without_its_text(editor: Editor) -> None:
+    told = [("didShow", "shown"), ("didAcceptPartially", "partial"), ("didReject", "rejected")]
+    for method, _ in told:
+        editor.client.send(f"stopgap/{method}", {"fill": 90_007, "language": "python", "characters": 3})
+
+    def mine() -> list[wire.Feedback]:
+        return [event for event in editor.daemon.feedback if event.id == 90_007]
+
+    editor.client.until(lambda: len(mine()) == 3)
+    assert [event.event for event in mine()] == [event for _, event in told]
+    assert {(event.language, event.characters) for event in mine()} == {("python", 3)}
+
+
 # ---- code actions ----------------------------------------------------------------------------------------
 
 CODE = "def f(a):\n    pass\n\n\ndef g(b):\n    x = b + 1\n    return x\n"
@@ -355,6 +415,14 @@ def edits(action: dict[str, Any]) -> list[tuple[int, int, int, int, str]]:
     return [
         (*edit["range"]["start"].values(), *edit["range"]["end"].values(), edit["newText"]) for edit in change["edits"]
     ]
+
+
+def changed(text: str, made: list[tuple[int, int, int, int, str]]) -> str:
+    """`text`, ASCII, after such edits."""
+    starts = [0, *(at + 1 for at, character in enumerate(text) if character == "\n")]
+    for line, character, last, end, new in reversed(made):
+        text = text[: starts[line] + character] + new + text[starts[last] + end :]
+    return text
 
 
 def test_what_is_offered_depends_on_the_place(editor: Editor) -> None:
@@ -399,6 +467,17 @@ def test_a_rewrite_is_a_minimal_diff_that_wants_confirmation(editor: Editor) -> 
     assert edits(action) == [(5, 12, 5, 13, "2")]
     assert editor.daemon.fills[0].target == "body"
     assert action["edit"]["changeAnnotations"]["stopgap"]["needsConfirmation"] is True
+
+
+def test_a_selection_is_rewritten_exactly(editor: Editor) -> None:
+    editor.open(CODE)
+    start = CODE.index("b + 1")
+    editor.answers("2 * b")
+    where = ({"line": 5, "character": 8}, {"line": 5, "character": 13})
+    action = editor.resolve(editor.action("Rewrite selection", *where))
+    (fill,) = editor.daemon.fills
+    assert (fill.target, fill.start, fill.end) == ("selection", start, start + 5)
+    assert changed(CODE, edits(action)) == CODE.replace("b + 1", "2 * b")
 
 
 def test_progress_is_shown_while_an_action_is_computed(editor: Editor) -> None:

@@ -1,6 +1,7 @@
 """How a connection begins and ends: the initialize reply byte by byte, several editors' capabilities, trouble."""
 
 import asyncio
+import inspect
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pytest_lsp import client_capabilities
 
 from stopgap.daemon import wire
 from stopgap.lsp.protocol import converter
+from stopgap.lsp.server import make
 
 
 @pytest.fixture
@@ -82,6 +84,14 @@ def test_rubbish_between_messages_does_not_end_the_server(daemon: FakeDaemon) ->
     assert code == 0
     assert [reply.get("error", {}).get("code") for reply in replies if reply.get("id") == 9] == [-32601]
     assert not [reply for reply in replies if reply.get("method") == "window/showMessage"]
+
+
+def test_every_handler_of_a_request_is_a_coroutine_so_that_none_holds_up_another() -> None:
+    server = make()
+    handlers = {**server.protocol.fm.features, **server.protocol.fm.commands}
+    assert {"textDocument/inlineCompletion", "codeAction/resolve", "stopgap.run"} <= set(handlers)
+    at_once = {name for name, handler in handlers.items() if not inspect.iscoroutinefunction(handler)}
+    assert at_once == {"initialize", "shutdown"}, "these two must be over before the next message is read"
 
 
 def test_the_server_ends_when_the_editor_goes_away(daemon: FakeDaemon) -> None:
