@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from typer.exceptions import Abort, TyperException
 
-from . import daemon_cli, doctor, hub, model_cli, workshop
+from . import bench_cli, daemon_cli, doctor, hub, model_cli, workshop
 
 if TYPE_CHECKING:
     from . import wire
@@ -232,7 +232,9 @@ app.command()(daemon_cli.stats)
 app.command()(doctor.doctor)
 app.command("train")(workshop.train)
 app.command("eval")(workshop.evaluate)
-bench_app.command("step")(workshop.bench_step)
+bench_app.command("step")(bench_cli.step)
+bench_app.command("report")(bench_cli.report)
+bench_app.command("keystroke")(bench_cli.keystroke)
 
 
 def main() -> int:

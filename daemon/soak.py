@@ -387,7 +387,7 @@ def run_trials(names: list[str], scale: float, report: Callable[[Result], None],
     """
     kept = True
     for name in names:
-        with _own_folders(real_model):
+        with own_folders(real_model):
             result = asyncio.run(TRIALS[name](scale))
             kept &= result.kept
             report(result)
@@ -395,7 +395,8 @@ def run_trials(names: list[str], scale: float, report: Callable[[Result], None],
 
 
 @contextlib.contextmanager
-def _own_folders(real_model: bool) -> Iterator[None]:
+def own_folders(real_model: bool) -> Iterator[None]:
+    """Folders and variables of a daemon of one's own, which is ended afterwards."""
     before = os.environ.copy()
     with tempfile.TemporaryDirectory(prefix="sg-") as folder:
         os.environ["STOPGAP_RUNTIME_DIR"] = f"{folder}/run"

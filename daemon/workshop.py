@@ -1,4 +1,4 @@
-"""The commands that make and measure models, `train`, `eval` and `bench step`, in the foreground without the daemon.
+"""The commands that make and measure models, `train` and `eval`, in the foreground without the daemon.
 
 Knows no socket and no torch: each command imports its part of `infill` when it runs, hands it a clock, and shows
 what it reports.
@@ -172,31 +172,3 @@ def _varied(loaded: InfillEngine, change: str) -> Contender:
         return Contender(change, varied)
     told = engine.told_length
     return Contender(change, varied, engine_for=lambda one: told(varied, one.source, one.start, one.truth))
-
-
-def bench_step(
-    model: Annotated[Path | None, typer.Argument(help="A checkpoint folder; the starter by default.")] = None,
-    prefix_tokens: Annotated[int, typer.Option(min=1, help="Tokens before the canvas.")] = 512,
-    free_slots: Annotated[int, typer.Option(min=1, help="Slots to fill.")] = 32,
-    repeats: Annotated[int, typer.Option(min=1, help="Steps timed of each engine.")] = 30,
-    threads: Annotated[int, typer.Option(min=1, help="Processor threads of every engine.")] = 1,
-) -> None:
-    """Time a denoising step on this processor, transformers and stopgap side by side."""
-    from stopgap.infill.model_config import ModelError
-
-    try:
-        from stopgap.infill import bench
-        from stopgap.infill.engine import STARTER
-
-        table = bench.step(
-            model or STARTER,
-            clock=time.perf_counter,
-            own_clock=time.process_time,
-            prefix_tokens=prefix_tokens,
-            free_slots=free_slots,
-            repeats=repeats,
-            threads=threads,
-        )
-    except ModelError as error:
-        raise InputError(str(error)) from None
-    print(table)

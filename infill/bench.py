@@ -18,20 +18,16 @@ import transformers
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion, DiffusionGemmaTextConfig
-from transformers.models.diffusion_gemma.generation_diffusion_gemma import (
-    DiffusionGemmaGenerationConfig,
-    EntropyBoundSamplerConfig,
-)
 
 from stopgap.kernels import norm
 
+from .bench_reference import reference_step
 from .cpu import Clock
 from .model import Model
 from .reference import load_reference
 from .weights import load_model, read_config
 
 Step = Callable[[], object]
-Settings: Any = DiffusionGemmaGenerationConfig
 Mode: Any = TorchDispatchMode
 
 
@@ -150,44 +146,6 @@ def our_step(model: Model, prefix: Sequence[int], canvas: Tensor, free: Tensor) 
     noise = torch.Generator().manual_seed(0)
     before = model.denoise(cache, canvas, free, temperature=0.7, gumbel=noise).conditioning
     return lambda: model.denoise(cache, canvas, free, conditioning=before, temperature=0.7, gumbel=noise)
-
-
-def reference_step(network: DiffusionGemmaForBlockDiffusion, prefix: Sequence[int], canvas: Tensor) -> Step:
-    """transformers' own step, with its default sampler and stopping test. It has no clamped slots."""
-    ids = torch.tensor([list(prefix)])
-    with torch.inference_mode():
-        cache = network.model.encoder(input_ids=ids).past_key_values
-        before = network(past_key_values=cache, decoder_input_ids=canvas).logits.to(network.dtype)
-    settings = Settings(
-        max_denoising_steps=48,
-        sampler_config=EntropyBoundSamplerConfig(entropy_bound=0.1),
-        t_min=0.4,
-        t_max=0.8,
-        stability_threshold=1,
-        confidence_threshold=0.005,
-    )
-    sampler, loop = network._prepare_sampler(settings), network
-    sampler.canvas_length = canvas.shape[1]
-    given: Mapping[str, Any] = {
-        "decoder_forward": network.forward,
-        "current_canvas": canvas,
-        "argmax_canvas": canvas,
-        "input_ids": ids,
-        "decoder_position_ids": torch.arange(len(prefix), len(prefix) + canvas.shape[1])[None],
-        "self_conditioning_logits": before,
-        "mask_mapping": {"full_attention": None, "sliding_attention": None},
-        "past_key_values": cache,
-        "cur_step": 24,
-        "sampler": sampler,
-        "logits_processor": network._prepare_logits_processor(settings),
-        "diffusion_stopping_criteria": network._prepare_diffusion_stopping_criteria(settings),
-    }
-
-    @torch.inference_mode()
-    def run() -> object:
-        return loop._denoising_step(**given, finished_denoising=torch.zeros(1, dtype=torch.bool))
-
-    return run
 
 
 class _Counter(Mode):  # type: ignore[misc]

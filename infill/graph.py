@@ -88,7 +88,7 @@ class Loop:
         self.model = model
         self.ran: Counter[str] = Counter()
         self._room: _Room | None = None
-        self._buckets: dict[tuple[Size, int | None], _Bucket] = {}
+        self._buckets: dict[tuple[Size, int | None], Bucket] = {}
         self._pool: Any = None  # of memory, shared by all graphs
 
     @property
@@ -157,18 +157,18 @@ class Loop:
             if all(row.done for row in rows):
                 return
 
-    def launch(self, size: Size, cache: PrefixCache, rows: Sequence[Row], schedule: Schedule) -> Callable[[], None]:
-        """One step again and again, without reports: for measuring it."""
-        bucket = self._bucket(size, None)
+    def bucket(self, size: Size, cache: PrefixCache, rows: Sequence[Row], schedule: Schedule) -> Bucket:
+        """The bucket of that size with `rows` in it, for measuring."""
+        found = self._bucket(size, None)
         with torch.inference_mode():
-            bucket.start(cache, rows, schedule, 1, None)
-        return bucket.again
+            found.start(cache, rows, schedule, 1, None)
+        return found
 
-    def _bucket(self, size: Size, delete: int | None) -> _Bucket:
+    def _bucket(self, size: Size, delete: int | None) -> Bucket:
         room = self._make_room(size.capacity, size.rows * size.slots)
         if (known := self._buckets.get((size, delete))) is None:
             with torch.inference_mode():
-                known = _Bucket(self.model, size, room, delete)
+                known = Bucket(self.model, size, room, delete)
                 if self.model.device.type == "cuda":
                     self._pool = self._pool or torch.cuda.graph_pool_handle()
                     known.capture(self._pool)
@@ -223,7 +223,7 @@ class _Room:
         self._cache, self._ids = weakref.ref(cache), list(cache.ids)
 
 
-class _Bucket:
+class Bucket:
     """One size: its state, its window on the room, and the graph of a step."""
 
     def __init__(self, model: Model, size: Size, room: _Room, delete: int | None) -> None:
@@ -295,6 +295,7 @@ class _Bucket:
         return _Flight(report, conditioning, landed)
 
     def again(self) -> None:
+        """One step, without a report."""
         if self.graph is not None:
             self.graph.replay()
         else:
