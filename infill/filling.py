@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -23,11 +24,12 @@ from .graph import Loop
 from .holes import Hole
 from .judge import Candidate, Judge
 from .model import Model
+from .pace import Pace
 from .prefix import PrefixCache
 from .sampler import Schedule, denoise
 from .strategy import Strategy
 from .tokenizer import Tokenizer
-from .work import Encode, Score, Step, Work
+from .work import Encode, Score, Step, Work, tokens
 
 CHUNK = 128
 """Prefix tokens encoded between two looks at `stop()`: about 10 ms of the starter on one core."""
@@ -94,15 +96,16 @@ class Filling:
         *,
         delete: int | None,
         bytes_per_token: float,
+        pace: Pace,
         loop: Loop | None = None,
     ) -> None:
         """`bytes_per_token` is that of the text before the hole; `delete` as in `families.Family`; `loop` denoises on
-        the device, else the host does it step by step."""
+        the device, else the host does it step by step; `pace` outlives the request."""
         self.model, self.tokenizer, self.strategy = model, tokenizer, strategy
         self.request, self.hole, self.prompt, self.judge = request, hole, prompt, judge
         self.clockwork, self.delete = clockwork, None if strategy.told else delete
         self.before, self.after = request.source[: hole.start], request.source[hole.end :]
-        self.bytes_per_token, self.loop = bytes_per_token, loop
+        self.bytes_per_token, self.pace, self.loop = bytes_per_token, pace, loop
         self.events: list[Event] = []
         self.steps = self.reused = 0
         self.stopped: Literal["", "stable", "budget", "cancelled", "steps"] = ""
@@ -127,17 +130,48 @@ class Filling:
     def frames(self, cache: PrefixCache, warm: Warm | None) -> Iterator[Draft | Work]:
         """Encode, seed, denoise, judge, rank; yields what is to be run, and a draft after every denoising step."""
         try:
-            similar = self._similar()
-            last = yield from self._encode(cache)
-            row = self._warm_row(warm)
-            rows = [row] if row else (yield from self._seed(cache, last, similar))
-            if self.strategy.denoise:
-                yield from self._denoise(cache, rows)
-            yield from self._rank(cache)
+            yield from self._in_time(self._drafts(cache, warm))
             self.stopped = self.stopped or "stable"
         except Interrupted as interrupted:
             self.stopped = interrupted.why
             self._note("cancelled" if self.stopped == "cancelled" else "time is up")
+        try:
+            if self.stopped != "cancelled":
+                yield from self._in_time(self._rank(cache))
+        except Interrupted as interrupted:
+            self.stopped = interrupted.why
+
+    def _drafts(self, cache: PrefixCache, warm: Warm | None) -> Iterator[Draft | Work]:
+        similar = self._similar()
+        last = yield from self._encode(cache)
+        row = self._warm_row(warm)
+        rows = [row] if row else (yield from self._seed(cache, last, similar))
+        if self.strategy.denoise:
+            yield from self._denoise(cache, rows)
+
+    def _in_time(self, items: Iterator[Draft | Work]) -> Iterator[Draft | Work]:
+        """`items`, but no pass that the deadline would overtake: what it brings could not be judged any more.
+
+        A denoising step is not begun either when there would be no time left to rank what is there already.
+        """
+        with closing(items):  # type: ignore[type-var]
+            for item in items:
+                if isinstance(item, Draft):
+                    yield item
+                    continue
+                needed = self._needed(item) if self.clockwork.budget_ms is not None else 0.0
+                try:
+                    self.clockwork.look(-needed)
+                except Interrupted:
+                    self.pace.doubt(item)
+                    raise
+                begun = self.clockwork.ms
+                yield item
+                self.pace.learn(item, self.clockwork.ms - begun)
+
+    def _needed(self, work: Work) -> float:
+        ranking = sum(map(len, self._finalists())) if isinstance(work, Step) else 0
+        return self.pace.ms(type(work), tokens(work)) + self.pace.ms(Score, ranking)
 
     def outcome(self, model_name: str) -> Outcome:
         """The terminal answer, best fill first; a cancelled request has none."""
@@ -411,26 +445,39 @@ class Filling:
 
         The canvas's own confidence cannot do this alone: the clamped suffix leaks into it.
         """
-        finalists = self.judge.best()[: self.strategy.finalists]
-        if self.strategy.rank != "causal" or not finalists:
+        if self.strategy.rank != "causal" or len(cache) < len(self.prompt.ids):
+            return  # or the time was up before the prompt was read
+        rows, room = self._finalists(), self.strategy.scratch - 1  # the prefix's last token is scored again beside them
+        if self.clockwork.budget_ms is not None:
+            left, every = self.clockwork.budget_ms - self.clockwork.ms, len(rows)
+            while rows and self.pace.ms(Score, sum(map(len, rows))) > left:
+                rows.pop()
+            rows = rows if len(rows) > 1 or every == 1 else []
+        if not rows:
             return
-        room = self.strategy.scratch - 1  # the prefix's last token is scored again beside them
+        finalists = self.judge.best()[: len(rows)]
         batches: list[list[list[int]]] = [[]]
-        for candidate in finalists:
-            row = [*self.tokenizer.encode(self.prompt.overlap + self._core(candidate.text)), *self.prompt.after]
-            # Of what is longer than all the room the beginning has to do: a mean over that much says enough.
-            row = row[:room]
+        for row in rows:
             if sum(map(len, batches[-1])) + len(row) > room:
                 batches.append([])
             batches[-1].append(row)
         scores: list[float] = []
-        for rows in batches:
+        for batch in batches:
             self.clockwork.look()
-            work = Score(cache, rows)
+            work = Score(cache, batch)
             yield work
             scores += [float(score.mean()) for score in work.out]
         self.judge.rescore({c.text: score for c, score in zip(finalists, scores, strict=True)})
         self._note(f"{len(finalists)} fills passed the gate and were ranked")
+
+    def _finalists(self) -> list[list[int]]:
+        """What would be ranked, as ids, best first.
+
+        Of what is longer than all the room the beginning has to do: a mean over that much says enough.
+        """
+        best = self.judge.best()[: self.strategy.finalists]
+        heads = [self.tokenizer.encode(self.prompt.overlap + self._core(candidate.text)) for candidate in best]
+        return [[*head, *self.prompt.after][: self.strategy.scratch - 1] for head in heads]
 
     def _core(self, text: bytes) -> bytes:
         """A fill as the model sees it: without what the hole prescribes, which is in the prompt, and with LF."""

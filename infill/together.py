@@ -22,7 +22,7 @@ from .canvas import Batch
 from .contract import Draft, FillError, Outcome
 from .model import Denoised, Model
 from .prefix import Joined
-from .work import Encode, Logits, Score, Step, Work, denoise, run
+from .work import Encode, Logits, Score, Step, Work, denoise, run, tokens
 
 ORDER = (Encode, Logits, Step, Score)
 """What comes first in a fill is run first: those ahead wait for those behind, and then go on in step."""
@@ -65,24 +65,12 @@ def drive(
 def _choose(wanted: dict[int, Work], most: int) -> list[int]:
     """The fills whose work goes into the next pass: of the earliest kind as many as it holds, at least one."""
     first = min(wanted, key=lambda number: (ORDER.index(type(wanted[number])), number))
-    chosen, room = [first], most - _size(wanted[first])
+    chosen, room = [first], most - tokens(wanted[first])
     for number, work in sorted(wanted.items()):
-        if number != first and _fits(wanted[first], work) and (size := _size(work)) <= room:
+        if number != first and _fits(wanted[first], work) and (size := tokens(work)) <= room:
             chosen.append(number)
             room -= size
     return chosen
-
-
-def _size(work: Work) -> int:
-    match work:
-        case Encode():
-            return len(work.ids)
-        case Logits():
-            return 1
-        case Step():
-            return sum(work.canvas.lengths)
-        case Score():
-            return sum(map(len, work.rows))
 
 
 def _fits(one: Work, other: Work) -> bool:

@@ -61,6 +61,19 @@ class Score:
 Work = Encode | Logits | Step | Score
 
 
+def tokens(work: Work) -> int:
+    """Positions that go through the layers."""
+    match work:
+        case Encode():
+            return len(work.ids)
+        case Logits():
+            return 1
+        case Step():
+            return sum(work.canvas.lengths)
+        case Score():
+            return sum(map(len, work.rows))
+
+
 def run(model: Model, work: Work) -> None:
     """One pass for one fill."""
     match work:
