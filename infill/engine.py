@@ -26,6 +26,7 @@ from .filling import Clockwork, Filling, Warm
 from .graph import Loop
 from .judge import Judge
 from .model import Model
+from .pace import Pace
 from .planner import Plan, Storage, plan, weight_bytes
 from .prefix import PrefixCache
 from .source import newline, unparsed
@@ -77,6 +78,7 @@ class InfillEngine:
         longest = trained - self.strategy.tail if isinstance(trained, int) else self.strategy.context
         self.context = min(self.strategy.context, longest)
         self._documents: OrderedDict[str, _Document] = OrderedDict()
+        self.pace = Pace()
         self.loop: Loop | None = None
         if graph.chosen() == "device":
             if not model.joins:
@@ -131,6 +133,7 @@ class InfillEngine:
             clockwork,
             delete=self.family.delete,
             bytes_per_token=bytes_per_token,
+            pace=self.pace,
             loop=loop,
         )
         document.busy = True
