@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_fixtures import Decided, decided, write_adapter
+from checkpoint_fixtures import Decided, decided, write_adapter, write_folder
 from gemma_tokenizer import gemma_tokenizer
 from safetensors.torch import load_file, save_file
 from test_sources import PACKINGS
@@ -135,13 +135,23 @@ def denoised(model: Model, told: Decided) -> torch.Tensor:
 def test_a_source_of_any_kind_denoises_like_the_original_when_imported(
     stopgap: Run, sure: Callable[[int], Decided], tmp_path: Path, packing: str, seed: int
 ) -> None:
+    """Greedy steps say the same, and logits move no further than 8 bits explain.
+
+    The second half is for matrices without which the steps are as sure: the median token's logits moved by 0.023 at
+    most, and by 0.22 at least where any one matrix was zeros.
+    """
     told = sure(seed)
-    PACKINGS[packing](told.of, tmp_path / "source")
+    meant = PACKINGS[packing](told.of, tmp_path / "source")
     done = stopgap("import", tmp_path / "source", "--bits", 8, "--name", "imported")
     assert done.status == 0, done.err
     assert stopgap("verify", "imported").status == 0
     imported = load_model(shelf.models_dir() / "imported", int8=False, threads=1)
     assert torch.equal(denoised(imported, told), told.canvases)
+    write_folder(tmp_path / "dense", told.of.config, {name: own.float() for name, own in meant.items()})
+    dense = load_model(tmp_path / "dense", int8=False, threads=1)
+    ours, theirs = (own.head(own.encode(own.new_cache(32), told.prompt)) for own in (imported, dense))
+    moved = (ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)
+    assert float(moved.median()) < 0.06
 
 
 def test_an_adapter_of_two_sides_needs_one_to_be_named(stopgap: Run, checkpoint: Path, tmp_path: Path) -> None:
