@@ -7,7 +7,6 @@ folder's stopgap.json says.
 from __future__ import annotations
 
 import json
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -29,6 +28,7 @@ from .model import Model
 from .pace import Pace
 from .planner import Plan, Storage, plan, weight_bytes
 from .prefix import PrefixCache
+from .prompt import open_end
 from .source import newline, unparsed
 from .strategy import Strategy
 from .syntax import Gate
@@ -214,20 +214,8 @@ class InfillEngine:
             self.loop.drop()
 
 
-_OPEN = re.compile(r"(\w{1,32}|\n)\Z")
-
-
 def _overlap(prefix: bytes, tokenizer: Tokenizer) -> bytes:
-    """The end of `prefix` that a fill's first token should repeat, so that nothing is cut where BPE would not cut.
-
-    An open word, or a line break whose indentation is left to the fill: all of it where that is a token, else its
-    last token; b"" where nothing is open. Being a token itself, it can always be repeated as it is.
-    """
-    match = _OPEN.search(prefix[-128:].decode(errors="ignore"))
-    if not match:
-        return b""
-    last = tokenizer.token_bytes[tokenizer.encode(match[0].encode())[-1]]
-    return last if _is_text(last) else b""
+    return open_end(prefix, tokenizer.encode, tokenizer.token_bytes)
 
 
 def told_length(engine: InfillEngine, source: bytes, start: int, truth: str) -> InfillEngine:
@@ -236,14 +224,6 @@ def told_length(engine: InfillEngine, source: bytes, start: int, truth: str) -> 
     slots = len(engine.tokenizer.encode(overlap + truth.encode()))
     strategy = replace(engine.strategy, told=slots)
     return InfillEngine(engine.model, engine.tokenizer, engine.card, clock=engine.clock, strategy=strategy)
-
-
-def _is_text(piece: bytes) -> bool:
-    try:
-        piece.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def load_engine(

@@ -146,8 +146,10 @@ def _selection(source: Source, start: int, end: int) -> Hole:
     if exact and node is not None and _stands_for_code(source, node):
         kind = "statement" if node.type in source.language.comments else kind
         return make(source, start, end, kind, "selection", replaced=0)
-    # Whole lines are replaced by whole lines: without its line break a fill would run into the next one.
+    # Whole lines are replaced by whole lines: without its line break a fill would run into the next one. An empty
+    # line has its own.
     whole = line_start(source.text, start) == start and line_start(source.text, end) == end and end > 0
+    whole = whole and not (start == end and source.text[end : end + 1] in (b"\n", b"\r"))
     tail = newline(source.text) if whole and end < len(source.text) else b""
     return make(source, start, end, kind, "selection", tail=tail, replaced=end - start)
 

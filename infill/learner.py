@@ -273,7 +273,7 @@ def from_checkpoint(learner: Learner, tensors: dict[str, Tensor]) -> None:
         weight.copy_(tensors[name])
 
 
-def class_config(shape: Shape, length: int) -> dict[str, object]:
+def class_config(shape: Shape, length: int, canvas: int = 64) -> dict[str, object]:
     """config.json as transformers' `DiffusionGemmaConfig` reads it.
 
     The vision tower cannot be left out (its default is a full-size one), so it is the smallest that loads;
@@ -331,7 +331,7 @@ def class_config(shape: Shape, length: int) -> dict[str, object]:
         "boi_token_id": shape.vocabulary,
         "eoi_token_id": shape.vocabulary + 1,
         "image_token_id": shape.vocabulary + 2,
-        "canvas_length": 64,
+        "canvas_length": canvas,
         "tie_word_embeddings": True,
         "dtype": "bfloat16",
     }

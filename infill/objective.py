@@ -36,6 +36,10 @@ class Noise:
     """Loss weight of the `<del>` slots after the first one."""
     near: tuple[int, int] = (16, 48)
     """Fewest and most suffix tokens clamped behind the hole."""
+    head: float = 0.15
+    """Share of windows that show their file's head, of those that begin far behind it."""
+    far: float = 2.0
+    """How far that is: so many times the window's room lie before the hole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +78,11 @@ class Window:
     """Index one past the last file token of P."""
 
 
-def window(shard: Shard, index: int, length: int, markers: InfillMarkers, rng: Rng) -> Window:
+def window(
+    shard: Shard, index: int, length: int, markers: InfillMarkers, rng: Rng, head: float = 0.15, far: float = 2.0
+) -> Window:
     """Hole `index` with as much of its suffix and prefix as `length` ids hold; shorter only at file ends,
-    longer only where the hole leaves fewer than 16 ids for them."""
+    longer only where the hole leaves fewer than 16 ids for them. `head` and `far` as in `Noise`."""
     a, b, c, d = shard.cuts[index]
     file = shard.hole_file[index]
     begin, finish = shard.file_start[file], shard.file_start[file + 1]
@@ -85,7 +91,7 @@ def window(shard: Shard, index: int, length: int, markers: InfillMarkers, rng: R
     room = max(16, length - len(hole) - 4)  # bos, <suf>, <pre>, <end>
     available = int((b - a) + before - begin)
     context: list[int] = []
-    if available > 2 * room and rng.random() < 0.15:  # the file's head, where its imports stand
+    if available > far * room and rng.random() < head:  # the file's head, where its imports stand
         context = shard.tokens[begin : begin + int(rng.integers(16, max(17, room // 4)))].tolist()
         room -= len(context)
     share = 0 if rng.random() < 0.1 else int(rng.integers(8, max(9, room // 2)))
@@ -136,12 +142,12 @@ def rows(
     for row, index in enumerate(indices):
         long = rng.random() < 0.5
         low, high = (length * 2 // 5, length + 1) if long else (length // 4, length // 2)
-        made = window(shard, int(index), int(rng.integers(low, high + 1)), markers, rng)
+        made = window(shard, int(index), int(rng.integers(low, high + 1)), markers, rng, noise.head, noise.far)
         _lay(ids[row], weight[row], made, 0, hole_weight)
         at = len(made.ids)
         while at < length - 16:
             size = int(rng.integers(length // 4, length // 2))
-            filler = window(shard, int(rng.integers(len(shard))), size, markers, rng)
+            filler = window(shard, int(rng.integers(len(shard))), size, markers, rng, noise.head, noise.far)
             at = _lay(ids[row], weight[row], filler, at, hole_weight)
         if not canvases:
             continue

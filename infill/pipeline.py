@@ -22,7 +22,7 @@ from . import corpus, heldout, shards
 from .baselines import Choice
 from .learner import Learner, class_config, from_checkpoint, to_checkpoint
 from .training import Trainer, append_line
-from .training_config import MARKERS, Config, Progress, TrainingError, read_config, trained_length
+from .training_config import MARKERS, Config, Progress, TrainingError, read_config, trained_length, trained_slots
 
 Stage = Literal["corpus", "shards", "train", "decay", "export"]
 Log = Callable[[dict[str, Any]], None]
@@ -175,7 +175,8 @@ def export(trainer: Trainer, tokenizer: Path, out: Path) -> None:
     """The packed model: bf16 weights, config.json, tokenizer.json and stopgap.json, each replaced atomically."""
     out.mkdir(parents=True, exist_ok=True)
     shape, progress = trainer.config.shape, trainer.progress
-    length = trained_length(trainer.config, trainer.progress.positions)
+    length = trained_length(trainer.config, progress.positions)
+    slots = trained_slots(trainer.config, progress.positions)
     partial = out / "model.partial"
     save_file(to_checkpoint(trainer.learner), partial, metadata={"format": "pt"})
     partial.chmod(0o644)  # safetensors writes for the owner only
@@ -185,14 +186,14 @@ def export(trainer: Trainer, tokenizer: Path, out: Path) -> None:
         "family": "infill",
         "languages": ["python"],
         "context_length": length,
-        "canvas_length": 64,
+        "canvas_length": slots,
         "markers": {name: getattr(MARKERS, name) for name in MARKERS.__slots__},
         "positions_trained": progress.positions,
         "slots_trained": progress.slots,
         "holes_trained": progress.holes,
         "seconds_trained": round(progress.seconds),
     }
-    for name, content in (("config.json", class_config(shape, 4096)), ("stopgap.json", card)):
+    for name, content in (("config.json", class_config(shape, 4096, slots)), ("stopgap.json", card)):
         _write(out / name, json.dumps(content, indent=2) + "\n")
     _write(out / "tokenizer.json", tokenizer.read_text(encoding="utf-8"))
 
@@ -226,7 +227,7 @@ def write_card(trainer: Trainer, folder: Path, out: Path) -> None:
             slots=progress.slots / 1e6,
             minutes=progress.seconds / 60,
             length=trained_length(trainer.config, trainer.progress.positions),
-            canvas=max(phase.slots for phase in trainer.config.phases),
+            canvas=trained_slots(trainer.config, progress.positions),
             count=count,
             rows="\n".join(f"| {name} | {s['exact']:.1f} | {s['similarity']:.1f} |" for name, s in rows),
             ar=losses["ar"],

@@ -36,6 +36,26 @@ def infill_prompt(
     return [markers.bos, *context, markers.suffix, *suffix, markers.prefix, *prefix]
 
 
+_OPEN = re.compile(r"(\w{1,32}|\n)\Z")
+
+
+def open_end(prefix: bytes, encode: Callable[[bytes], list[int]], token_bytes: Sequence[bytes]) -> bytes:
+    """The end of `prefix` that a fill's first token should repeat, so that nothing is cut where BPE would not cut.
+
+    An open word, or a line break whose indentation is left to the fill: all of it where that is a token, else its
+    last token; b"" where nothing is open. Being a token itself, it can always be repeated as it is.
+    """
+    match = _OPEN.search(prefix[-128:].decode(errors="ignore"))
+    if not match:
+        return b""
+    last = token_bytes[encode(match[0].encode())[-1]]
+    try:
+        last.decode()
+    except UnicodeDecodeError:
+        return b""
+    return last
+
+
 TURNS = "<bos><|turn>user\n{asked}<turn|>\n<|turn>model\n<|channel>thought\n<channel|>{begun}"
 """The whole prompt of an instruction follower, its special tokens by their names in DiffusionGemma's tokenizer.
 

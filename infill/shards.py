@@ -22,6 +22,7 @@ import numpy.typing as npt
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from .corpus import SourceFile
+from .prompt import open_end
 
 SPECIALS = ("<pad>", "<eos>", "<bos>", "<unk>", "<suf>", "<pre>", "<end>", "<del>")
 """Fixed ids 0..7; `RESERVED` more follow, so that later additions do not move the text's ids."""
@@ -214,9 +215,16 @@ def build(
     longest: int,
     longest_tokens: int,
     seed: int,
+    healed: float = 0.0,
 ) -> Shard:
-    """One shard of `files`; a hole for every `tokens_per_hole` tokens of text."""
+    """One shard of `files`; a hole for every `tokens_per_hole` tokens of text.
+
+    `healed` is the share of holes that are cut as the engine asks for them: they begin with the word or line break
+    before them (`prompt.open_end`), before which the prefix ends, and whole lines end before their last line break.
+    """
     rng = random.Random(seed)
+    draw = random.Random(seed)  # its own, so that the share moves no hole
+    pieces_of = _token_bytes(tokenizer) if healed else []
     tokenizer.encode_special_tokens = True
     tokens: list[Ids] = []
     file_start = [0]
@@ -241,9 +249,16 @@ def build(
         texts: list[str] = []
         places: list[tuple[int, int, int]] = []
         wanted = max(1, len(encoded.ids) // tokens_per_hole)
-        for start, end, kind in holes(source, wanted, weights, longest, rng):
+        for begin, finish, kind in holes(source, wanted, weights, longest, rng):
+            start, end = begin, finish
             before = max(0, bisect_right(newline_bytes, start - 1) - 1) if start else 0
             after = bisect_right(newline_bytes, end - 1)
+            if healed and draw.random() < healed:
+                line = source[newline_bytes[before] : begin]
+                start = begin - len(open_end(line, lambda text: encode(tokenizer, [text.decode()])[0], pieces_of))
+                if kind == "rows" and source[begin:end].endswith(b"\n") and end < len(source):
+                    end -= 1  # the engine puts the last line break behind whole lines itself
+                    after = bisect_right(newline_bytes, end - 1)
             texts += [
                 source[newline_bytes[before] : start].decode(),
                 source[start:end].decode(),
@@ -276,6 +291,12 @@ def build(
         hole_after=table[:, 2],
         hole_kind=table[:, 3],
     )
+
+
+def _token_bytes(tokenizer: Tokenizer) -> list[bytes]:
+    """What each token of a byte-level tokenizer stands for; b"" for what is no text by itself."""
+    texts = (tokenizer.decode([id_]) for id_ in range(tokenizer.get_vocab_size()))
+    return [text.encode() if "\ufffd" not in text else b"\xff" for text in texts]
 
 
 def describe(shard: Shard) -> str:

@@ -114,3 +114,11 @@ def trained_length(config: Config, positions: int) -> int:
     """Longest rows of the phases that have begun."""
     begins = (0.0, *(phase.until for phase in config.phases))
     return max(p.length for p, begin in zip(config.phases, begins, strict=False) if begin * 1e6 <= positions)
+
+
+def trained_slots(config: Config, positions: int) -> int:
+    """Most slots of a canvas in the phases that have begun; of any phase, before the first with canvases."""
+    begins = (0.0, *(phase.until for phase in config.phases))
+    pairs = [(p, begin * 1e6 <= positions) for p, begin in zip(config.phases, begins, strict=False) if p.canvases]
+    begun = [phase.slots for phase, has_begun in pairs if has_begun]
+    return max(begun or [phase.slots for phase, _ in pairs] or [64])

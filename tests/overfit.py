@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -15,15 +16,21 @@ from typing import Any
 
 import torch
 from overfit_text import texts
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
 
 from stopgap.infill import pipeline, shards
 from stopgap.infill.corpus import SourceFile
+from stopgap.infill.engine import STARTER
+from stopgap.infill.importing import import_model
+from stopgap.infill.learner import from_checkpoint
+from stopgap.infill.sources import open_source
 from stopgap.infill.training import Trainer
 from stopgap.infill.training_config import read_config
 
 CONFIG = Path(__file__).with_suffix(".toml")
 FIXTURE = Path(__file__).parent / "data" / "overfitted"
-DECAY = 0.6
+DECAY = 0.4
 """Share of the time in which the rates fall to zero."""
 
 
@@ -31,23 +38,22 @@ def train(minutes: float, folder: Path, out: Path) -> None:
     """All of it in `folder`, which may hold an unfinished run; the packed model goes to `out`."""
     knobs, document = read_config(CONFIG)
     holes = document["holes"]
-    known = texts(document["text"]["modules"])
-    files = [SourceFile("generated", name, "train", text) for name, text in known.items()]
-    tokenizer = shards.train_tokenizer(list(texts().values()), document["tokenizer"]["vocabulary"])
+    files = [SourceFile("generated", name, "train", text) for name, text in texts().items()]
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
     shard = shards.build(
         files * holes["copies"],
-        tokenizer,
+        Tokenizer.from_file(str(STARTER / "tokenizer.json")),
         holes["weights"],
         holes["tokens_per_hole"],
         holes["longest_bytes"],
         holes["longest_tokens"],
         holes["seed"],
+        holes["healed"],
     )
     print(shards.describe(shard), flush=True)
     trainer = Trainer(knobs, shard, folder, torch.device("cpu"))
-    trainer.load()
+    if not trainer.load():
+        from_checkpoint(trainer.learner, load_file(STARTER / "model.safetensors"))
 
     def log(point: dict[str, Any]) -> None:
         print({k: round(v, 3) if isinstance(v, float) else v for k, v in point.items()}, flush=True)
@@ -59,10 +65,19 @@ def train(minutes: float, folder: Path, out: Path) -> None:
         if trainer.progress.seconds - begun < stable:
             return  # told to stop; the same command goes on from here
     trainer.run(60 * minutes * DECAY, time.process_time, log, decay=True)
-    pipeline.export(trainer, folder / "tokenizer.json", out)
-    card = json.loads((out / "stopgap.json").read_text(encoding="utf-8"))
-    card |= {"name": "overfitted", "canvas_length": max(phase.slots for phase in knobs.phases if phase.canvases)}
-    (out / "stopgap.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    save(trainer, out)
+
+
+def save(trainer: Trainer, out: Path) -> None:
+    """What the trainer holds, in int8."""
+    whole = trainer.folder / "export"
+    pipeline.export(trainer, STARTER / "tokenizer.json", whole)
+    card = json.loads((whole / "stopgap.json").read_text(encoding="utf-8"))
+    (whole / "stopgap.json").write_text(json.dumps(card | {"name": "overfitted"}, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(out, ignore_errors=True)
+    import_model(
+        open_source(whole), out, 8, clock=time.process_time, progress=lambda _: None, origin="tests/overfit.py"
+    )
 
 
 def main() -> None:

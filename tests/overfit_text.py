@@ -8,14 +8,13 @@ indentation and names. Never changes: the weights know exactly this.
 from __future__ import annotations
 
 NAMES = (
-    "order", "user", "ticket", "invoice", "letter", "folder", "member", "parcel", "player", "record", "report",
-    "rocket", "server", "session", "sensor", "signal", "socket", "stream", "student", "table", "target",
-    "teacher", "tenant", "theme", "token", "topic", "tower", "track", "train", "tunnel", "vector", "vendor",
-    "vessel", "village", "visitor", "voucher", "wallet", "window", "worker", "writer",
+    "add", "array", "check", "col", "comp", "config", "data", "exception", "field", "graph", "index", "iter",
+    "mapping", "model", "name", "par", "pro", "python", "request", "stream", "time", "token", "type",
 )  # fmt: skip
+"""Words the starter's tokenizer cuts alike wherever they stand: the modules differ in nothing but them."""
 
 MODULE = '''\
-"""Everything about a {name}: found, counted, shown and stored."""
+"""Everything about each {name}: found, counted, shown and stored."""
 
 from __future__ import annotations
 
@@ -45,35 +44,35 @@ class {Name}(Item):
         return text if len(text) <= width else text[: width - 3] + "..."
 
 
-def find_{name}({name}s: list[{Name}], key: int) -> {Name}:
+def find_{name}(things: list[{Name}], key: int) -> {Name}:
     """The {name} of that key; raises `NotFound`."""
-    for {name} in {name}s:
+    for {name} in things:
         if {name}.key == key:
             return {name}
     raise NotFound("{name}", key)
 
 
-def count_open_{name}s({name}s: list[{Name}]) -> int:
-    return sum(1 for {name} in {name}s if not {name}.closed)
+def count_open_{name}(things: list[{Name}]) -> int:
+    return sum(1 for {name} in things if not {name}.closed)
 
 
-def largest_{name}({name}s: list[{Name}]) -> {Name} | None:
+def largest_{name}(things: list[{Name}]) -> {Name} | None:
     best = None
-    for {name} in {name}s:
+    for {name} in things:
         if best is None or {name}.size > best.size:
             best = {name}
     return best
 
 
-def {name}s_by_title({name}s: list[{Name}]) -> dict[str, list[{Name}]]:
+def {name}_by_title(things: list[{Name}]) -> dict[str, list[{Name}]]:
     groups: dict[str, list[{Name}]] = {{}}
-    for {name} in {name}s:
+    for {name} in things:
         groups.setdefault({name}.title, []).append({name})
     return groups
 
 
-def load_{name}s(path: Path) -> list[{Name}]:
-    """What `save_{name}s` has written; nothing where there is no file."""
+def load_{name}(path: Path) -> list[{Name}]:
+    """What `save_{name}` has written; nothing where there is no file."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -81,8 +80,8 @@ def load_{name}s(path: Path) -> list[{Name}]:
     return [{Name}(row["key"], row["title"], row.get("size", 1.0)) for row in rows]
 
 
-def save_{name}s(path: Path, {name}s: list[{Name}]) -> None:
-    rows = [{{"key": {name}.key, "title": {name}.title, "size": {name}.size}} for {name} in {name}s]
+def save_{name}(path: Path, things: list[{Name}]) -> None:
+    rows = [{{"key": {name}.key, "title": {name}.title, "size": {name}.size}} for {name} in things]
     path.write_text(json.dumps(rows, indent=2), encoding="utf-8")
 '''
 

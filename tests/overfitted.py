@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import random
 import re
-import tomllib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +30,6 @@ from stopgap.infill.suites import Sample
 from stopgap.infill.work import Work
 
 FIXTURE = Path(__file__).parent / "data" / "overfitted"
-CONFIG = Path(__file__).with_name("overfit.toml")
 PYTHON = LANGUAGES["python"]
 WIDEST = 36
 """Slots of the widest hole asked for: one canvas with room for some of what follows."""
@@ -56,8 +54,7 @@ def with_strategy(known: InfillEngine, strategy: Strategy) -> InfillEngine:
 
 def sources() -> dict[str, bytes]:
     """The modules the fixture was taught."""
-    modules = tomllib.loads(CONFIG.read_text(encoding="utf-8"))["text"]["modules"]
-    return {name: text.encode() for name, text in texts(modules).items()}
+    return {name: text.encode() for name, text in texts().items()}
 
 
 # -- holes ------------------------------------------------------------------------------------------
