@@ -96,10 +96,10 @@ class Bench:
             )
         self.say(f"{title}, {self.record['torch']}, kernels {self.record['kernels']}, {self.bits} bits")
         self._ours(speed)
-        self._release()
+        devices.forget_peak(self.device)
         if self.grid.theirs:
             self._try("transformers", partial(self._theirs, speed))
-        self._release()
+        devices.forget_peak(self.device)
         return self.record
 
     def _ours(self, speed: Speed) -> None:
@@ -117,7 +117,7 @@ class Bench:
                     one = partial(self._one, loop, cache, rows, slots, prefix, routing, speed)
                     self._try(f"{routing} routing, {rows} x {slots} slots behind {prefix}", one)
                     loop.drop()  # each size's memory is its own
-                    self._release()
+                    devices.forget_peak(self.device)
 
     def _errors(self, model: Model) -> None:
         self.record["errors"] += kernel_errors(model)
@@ -130,8 +130,7 @@ class Bench:
         canvas = random_rows(self.config, rows, slots)
         # Nothing is ever calm: every step does what a step in the middle of a fill does.
         schedule = Schedule(calm=-1.0, patience=1 << 30)
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+        devices.forget_peak(self.device)
         bucket = loop.bucket(Size.of(rows, slots, prefix), cache, canvas, schedule)
         with counting() as counts:
             bucket.step()
@@ -144,7 +143,13 @@ class Bench:
         how = "CUDA graph" if bucket.graph is not None else "eager"
         self._add(
             {"engine": "stopgap", "how": how, "routing": routing, "hit_experts": real.hit, "rows": rows}
-            | {"slots": slots, "prefix": prefix, "ms": ms, "floor_ms": floor, "peak_bytes": self._peak()}
+            | {
+                "slots": slots,
+                "prefix": prefix,
+                "ms": ms,
+                "floor_ms": floor,
+                "peak_bytes": devices.peak_bytes(self.device),
+            }
             | {"nbytes": sum(cost.nbytes for cost in costs.values())}
         )
         if rows == 1 and routing == "even" and (slots, prefix) in self.grid.taken_apart:
@@ -160,14 +165,13 @@ class Bench:
         for slots, prefix in self.grid.theirs:
             ids = torch.randint(self.config.vocab_size, (prefix,), generator=_draw()).tolist()
             canvas = torch.randint(self.config.vocab_size, (1, slots), generator=_draw()).to(self.device)
-            if self.device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(self.device)
+            devices.forget_peak(self.device)
             ms = self._time(reference_step(network, ids, canvas))
             storage = Storage.of(16)
             costs = step_costs(self.config, storage, slots=slots, prefix=prefix)
             self._add(
                 {"engine": "transformers", "how": "bf16", "routing": "even", "hit_experts": None, "rows": 1}
-                | {"slots": slots, "prefix": prefix, "ms": ms, "peak_bytes": self._peak()}
+                | {"slots": slots, "prefix": prefix, "ms": ms, "peak_bytes": devices.peak_bytes(self.device)}
                 | {"floor_ms": step_ms(self.config, storage, speed, slots=slots, prefix=prefix)}
                 | {"nbytes": sum(cost.nbytes for cost in costs.values())}
             )
@@ -189,34 +193,11 @@ class Bench:
             self.record["failed"].append({"what": what, "why": f"{type(error).__name__}: {reason}"})
             self.save(self.record)
             self.say(f"FAILED {what}: {reason}")
-            self._release()
+            devices.forget_peak(self.device)
 
     def _time(self, run: Callable[[], object]) -> float:
-        """Median milliseconds of a run, after three that do not count."""
-        for _ in range(3):
-            run()
-        if self.device.type != "cuda":
-            taken = []
-            for _ in range(self.grid.repeats):
-                start = self.clock()
-                run()
-                taken.append(1000 * (self.clock() - start))
-            return statistics.median(taken)
-        events: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(self.grid.repeats + 1)]  # type: ignore[no-untyped-call]
-        events[0].record()
-        for event in events[1:]:
-            run()
-            event.record()
-        torch.cuda.synchronize(self.device)
-        return float(statistics.median(one.elapsed_time(other) for one, other in itertools.pairwise(events)))
-
-    def _peak(self) -> int:
-        """Bytes that torch had taken at most, what graphs hold included; the CUDA context is not in it."""
-        return int(torch.cuda.max_memory_reserved(self.device)) if self.device.type == "cuda" else 0
-
-    def _release(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        """Median milliseconds."""
+        return statistics.median(devices.times(self.device, run, self.grid.repeats, self.clock))
 
 
 def random_rows(config: ModelConfig, rows: int, slots: int) -> list[Row]:

@@ -6,12 +6,14 @@ The one place that asks a device about itself, for every kind of device; knows n
 
 from __future__ import annotations
 
+import itertools
 import platform
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -115,6 +117,42 @@ def copy_bandwidth(device: torch.device, clock: Callable[[], float]) -> float:
         synchronise(device)
         best = min(best, clock() - start)
     return 2 * size / max(best, 1e-9)
+
+
+def times(device: torch.device, run: Callable[[], object], repeats: int, clock: Callable[[], float]) -> list[float]:
+    """Milliseconds of every run after three that do not count: between CUDA's own events, else by `clock`, seconds."""
+    for _ in range(3):
+        run()
+    if device.type != "cuda":
+        taken = []
+        for _ in range(repeats):
+            synchronise(device)
+            start = clock()
+            run()
+            synchronise(device)
+            taken.append(1000 * (clock() - start))
+        return taken
+    make: Any = torch.cuda.Event
+    events = [make(enable_timing=True) for _ in range(repeats + 1)]
+    events[0].record()
+    for event in events[1:]:
+        run()
+        event.record()
+    synchronise(device)
+    return [float(one.elapsed_time(other)) for one, other in itertools.pairwise(events)]
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Bytes that torch took at most since `forget_peak`, what graphs hold included but not the CUDA context; 0 where it
+    does not count."""
+    return int(torch.cuda.max_memory_reserved(device)) if device.type == "cuda" else 0
+
+
+def forget_peak(device: torch.device) -> None:
+    """Give back what is not in use and begin to look for a new `peak_bytes`."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def build() -> str:

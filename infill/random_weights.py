@@ -7,6 +7,7 @@ different experts. Knows no file; `load` makes a whole engine of it for the daem
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -83,7 +84,7 @@ class _Random:
     def get_tensor(self, name: str) -> Tensor:
         shape, dtype = self.stored[name]
         whole = self.whole[name]
-        size = float(whole[-1]) ** -0.5
+        size = 1 / math.sqrt(whole[-1])
         if dtype in (torch.uint8, torch.int8):
             low, high = (0, 256) if dtype == torch.uint8 else (-127, 128)
             return torch.randint(low, high, shape, dtype=dtype, device=self.device, generator=self.draw)
@@ -91,8 +92,7 @@ class _Random:
             spread = _SPREAD_4 if self.kinds[name] == "int4" else _SPREAD_8
             # Levels of int4 have a mean of -0.5: scales of both signs take it out again.
             sign = torch.randint(2, shape, device=self.device, generator=self.draw) * 2 - 1
-            scale: Tensor = sign.to(dtype)
-            return scale.mul_(size / spread)
+            return sign.to(dtype).mul_(size / spread)
         if name.endswith("router") or len(whole) == 2:
             drawn = torch.randn(shape, device=self.device, generator=self.draw) * size
             return drawn.to(dtype)
