@@ -85,6 +85,7 @@ class Ground:
         return (
             self._new_flaws(tree, fill, complete)
             or self._swallowed(text, tree, fill)
+            or self._beheaded(text, tree, fill)
             or self._uneven(text, tree, fill)
             or self._uncompilable(text, tree, fill)
             or Verdict(True)
@@ -295,6 +296,17 @@ class Ground:
             if mark.owners - owners:
                 return Verdict(False, "takes what follows out of its block")
         return None
+
+    def _beheaded(self, text: bytes, tree: Tree, fill: bytes) -> Verdict | None:
+        """C, C++: a block behind the hole that stands for itself outside any function, which the grammar lets pass."""
+        found = re.compile(rb"\s*\{").match(text, self.hole.start + len(fill))
+        if found is None or self.source.language.name not in ("c", "cpp"):
+            return None
+        node = tree.root_node.descendant_for_byte_range(found.end() - 1, found.end()).parent
+        loose = node is not None and node.type == "compound_statement" and node.start_byte == found.end() - 1
+        if not loose or node.parent is None or node.parent.type not in ("translation_unit", "declaration_list"):
+            return None
+        return Verdict(False, "ends before the block that follows")
 
     def _uneven(self, text: bytes, tree: Tree, fill: bytes) -> Verdict | None:
         """Python: statements of one block begin in one column (the grammar lets most slips through)."""

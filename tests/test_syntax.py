@@ -147,6 +147,16 @@ def test_a_flaw_over_half_the_file_is_no_excuse_where_another_fill_leaves_a_smal
     assert not gate.check(b"V;").ok
 
 
+@pytest.mark.parametrize(("before", "after"), [("int f(int a)", ""), ("namespace n\n{\nint f(int a)", "}\n")])
+def test_a_function_of_cpp_keeps_the_body_on_the_next_line(before: str, after: str) -> None:
+    raw = f"{before}\n{{\n    return 1;\n}}\n{after}".encode()
+    at = len(before)
+    gate = Gate(parse(raw, languages.by_name("cpp")), locate("cpp", "selection", raw, at, at))
+    assert gate.check(b" noexcept").ok
+    assert not gate.check(b";").ok
+    assert not gate.check(b" { return 2; }").ok
+
+
 def test_an_unfinished_last_line_passes_where_the_caller_says_so() -> None:
     text = b"def f(x):\n    \n"
     gate = Gate(parse(text, languages.by_name("python")), locate("python", "cursor", text, 14, 14))
