@@ -302,9 +302,10 @@ class Ground:
         found = re.compile(rb"\s*\{").match(text, self.hole.start + len(fill))
         if found is None or self.source.language.name not in ("c", "cpp"):
             return None
-        node = tree.root_node.descendant_for_byte_range(found.end() - 1, found.end()).parent
-        loose = node is not None and node.type == "compound_statement" and node.start_byte == found.end() - 1
-        if not loose or node.parent is None or node.parent.type not in ("translation_unit", "declaration_list"):
+        brace = tree.root_node.descendant_for_byte_range(found.end() - 1, found.end())
+        block = brace.parent if brace is not None and brace.type == "{" else None
+        around = block.parent if block is not None and block.type == "compound_statement" else None
+        if around is None or around.type not in ("translation_unit", "declaration_list"):
             return None
         return Verdict(False, "ends before the block that follows")
 
