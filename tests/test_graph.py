@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +18,13 @@ from stopgap.infill.contract import Draft, FillRequest, Outcome
 from stopgap.infill.engine import STARTER, InfillEngine, load_engine
 from stopgap.infill.graph import GraphError, Loop, Size
 from stopgap.infill.model import Model
+from stopgap.infill.planner import real_model
 from stopgap.infill.prefix import PrefixCache
+from stopgap.infill.random_weights import random_model, small_model
 from stopgap.infill.sampler import Schedule, denoise
 from stopgap.infill.tokenizer import Tokenizer
 from stopgap.infill.weights import load_model
+from stopgap.kernels import path
 
 Rows = list[Row]
 
@@ -217,3 +220,68 @@ def test_transformers_has_no_loop_on_the_device(tmp_path: Path, monkeypatch: pyt
     card: dict[str, object] = {"name": "tiny", "family": "infill"}
     with pytest.raises(GraphError, match="not transformers"):
         InfillEngine(model, Tokenizer(STARTER / "tokenizer.json"), card, clock=time.monotonic)
+
+
+class FakeEvent:
+    """What has been launched on a CPU is there at once."""
+
+    def record(self) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+
+class FakeGraph:
+    def __init__(self, step: Callable[[], None]) -> None:
+        self.replay = step
+
+
+def with_a_graph(loop: Loop, cache: PrefixCache, monkeypatch: pytest.MonkeyPatch) -> Loop:
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    bucket = loop.bucket(Size(512, 1, 16), cache, [], Schedule())
+    bucket.graph = FakeGraph(bucket.step)  # type: ignore[assignment]
+    return loop
+
+
+def test_the_step_after_the_one_that_is_read_runs_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny(tmp_path, 4)
+    cache = model.new_cache(16)
+    model.encode(cache, [5, 6, 7])
+    answers, ran = [], []
+    for loop in (Loop(model), with_a_graph(Loop(model), cache, monkeypatch)):
+        for patience in (99, 0):
+            row = Row([1, 2, 3, 4], [5], "noise")
+            schedule = Schedule(max_steps=4, patience=patience, calm=-1.0)
+            list(loop.denoise(cache, [row], schedule, noise=lambda: 3))
+            assert row.conditioning is not None
+            answers.append((row.draft, row.hole, row.entropy, row.steps, row.conditioning.tolist()))
+        ran.append(dict(loop.ran))
+    assert answers[:2] == answers[2:]
+    assert ran[1]["graph"] == ran[0]["eager"] + 1, "none beyond the cap, one wasted where the row is done before it"
+
+
+def test_one_step_at_most_runs_on_after_a_caller_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny(tmp_path, 4)
+    cache = model.new_cache(16)
+    loop = with_a_graph(Loop(model), cache, monkeypatch)
+    steps = loop.denoise(cache, [Row([1, 2], [], "noise")], Schedule(patience=99, calm=-1.0), noise=lambda: 3)
+    assert next(steps) == 1
+    steps.close()  # type: ignore[attr-defined]
+    assert loop.ran == {"graph": 2}
+
+
+def test_the_step_runs_on_triton_kernels_throughout(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="triton is not installed: pip install triton (Linux on x86-64)")
+    model = random_model(replace(small_model(real_model()), vocab_size=256, num_experts=4))
+    cache = model.new_cache(8)
+    model.encode(cache, [5, 6, 7])
+    answers = []
+    for kernels in ("torch", "triton"):
+        monkeypatch.setenv(path.SWITCH, kernels)
+        path.ran.clear()
+        row = Row([1, 2, 3, 4], [5, 6], "noise", first=[200, 201])
+        list(Loop(model).denoise(cache, [row], Schedule(max_steps=1), noise=lambda: 3))
+        assert {which for _, which in path.ran} == {kernels}
+        assert row.draft[0] in (200, 201)
+        answers.append(row)
+    assert answers[0].draft == answers[1].draft and answers[0].hole == answers[1].hole
+    assert answers[0].entropy == pytest.approx(answers[1].entropy, abs=1e-3)
