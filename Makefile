@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
 
-.PHONY: demo test check test-editors scorecard clean
+.PHONY: demo test check test-editors scorecard gpu clean
 
 demo: .venv/.product
 	@$(BIN)/stopgap fill examples/inventory.py --marker '# fill here'
@@ -27,6 +27,10 @@ test-editors: .venv/.tests
 # From the last key to ghost text in each editor that is there, and where the time goes (wants an idle machine).
 editor-latency: .venv/.tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -P tests/editor_latency.py
+
+# The first 25 minutes on a GPU: checks, benchmarks, block sizes. Records go into kernels/measured.
+gpu: .venv/.tests
+	BIN=$(BIN) tests/gpu_session.sh
 
 .venv/.product: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "stopgap needs Python 3.11 or newer: install it, or run make PYTHON=/path/to/python3"; exit 2; }

@@ -45,7 +45,7 @@ print(devices.build(), 'triton', triton.__version__, found.title, found.capabili
 print('kernels', chosen(devices.resolve('$device')))
 print(f'copies {devices.copy_bandwidth(devices.resolve(\"$device\"), __import__(\"time\").perf_counter) / 1e9:.0f} GB/s')"
 fi
-wanted tests && run tests 420 "$bin/pytest" -m gpu -rs -x --maxfail=5 --timeout=240 tests
+wanted tests && run tests 420 "$bin/pytest" -m gpu -rs --maxfail=5 --timeout=240 tests
 # The sizes that the goals name, then transformers, then (`rest`) the whole table over the same record's name.
 wanted step && run step 300 "$bin/stopgap" bench step --device "$device" $small --slots 32 --slots 256 \
     --prefix 2048 --repeats 20 --out "$out/first"

@@ -13,6 +13,7 @@ import pytest
 import torch
 from tiny_models import build, random_shape, save
 
+from stopgap.daemon import cli, keystroke
 from stopgap.infill import bench, bench_gpu, bench_report
 from stopgap.infill.bench_gpu import Bench, Grid
 from stopgap.infill.contract import FillError
@@ -156,3 +157,49 @@ def test_random_weights_spread_tokens_and_skewed_routers_do_not() -> None:
         assert out.entropy.isfinite().all()
         hits.append(Routing.of(counts).hit)
     assert hits[1] < hits[0] > 10
+
+
+def stopgap(*words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    monkeypatch.setattr("sys.argv", ["stopgap", *words])
+    status = cli.main()
+    said = capsys.readouterr()
+    return status, said.out + said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["bench", "step", "--device", "cuda"], "no CUDA device can be used here"),
+        (["bench", "step", "folder", "--device", "cuda"], "leave MODEL out"),
+        (["bench", "step", "--small", "--bits", "5"], "choose 4, 8 or 16"),
+        (["bench", "report", "nowhere.json"], "is no record"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_what_cannot_be_measured_is_said_in_one_line(
+    words: list[str], why: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, said = stopgap(*words, monkeypatch=monkeypatch, capsys=capsys)
+    assert status == 2 and why in said and said.count("\n") == 1
+
+
+def test_a_record_is_shown_again_by_a_command(
+    record: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, readme = tmp_path / "record.json", tmp_path / "README.md"
+    path.write_text(json.dumps(record))
+    readme.write_text(f"{bench_report.BEGIN}\n{bench_report.END}\n")
+    words = ("bench", "report", str(path), "--readme", str(readme))
+    assert stopgap(*words, monkeypatch=monkeypatch, capsys=capsys)[0] == 0
+    assert bench_report.table(record) in readme.read_text()
+    assert path.with_suffix(".svg").read_text() == bench_report.picture(record)
+
+
+@pytest.mark.usefixtures("stub_daemon")
+def test_keystrokes_are_timed_through_a_daemon_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STOPGAP_ENGINE_FACTORY", "stopgap.daemon.stub:load")
+    said = keystroke.measure(3)
+    assert said.startswith("stub on cpu")
+    assert re.search(
+        r"3 requests, .* p50 \d+\.\d ms, p95 \d+\.\d ms, least \d+\.\d ms\n1\.0 steps .* 3 of 3 with a fill", said
+    )
