@@ -164,6 +164,10 @@ class Ground:
         fillers = [hole.wrap(indent + one.encode()) for one in self.source.language.fillers for indent in indents]
         if word := _open_heredoc(text[: hole.start]) if self.source.language.name in HEREDOCS else b"":
             fillers.insert(0, hole.wrap(word))
+        if opener := _heredoc_opener(self.source.language.name, text[hole.end : hole.end + 4096]):
+            fillers.insert(0, hole.wrap(opener))
+        if name := _open_tag(text[: hole.start]) if self.source.language.name in TAGS else b"":
+            fillers.append(hole.wrap(b"</" + name + b">"))
         return list(dict.fromkeys(fillers))
 
     def _indents(self) -> list[bytes]:
@@ -395,7 +399,7 @@ class Ground:
         )
 
 
-HEREDOCS = frozenset({"bash", "php", "ruby"})
+HEREDOCS = {"bash": b"<<", "php": b"<<<", "ruby": b"<<-"}
 _HEREDOC = re.compile(rb"<<[-~<]?[ \t]*([\"']?)(\w+)\1")
 
 
@@ -410,6 +414,35 @@ def _open_heredoc(before: bytes) -> bytes:
     word = found[-1][2]
     body = before[found[-1].end() :].split(b"\n")[1:-1]
     return word if not any(line.strip().rstrip(b";),") == word for line in body) else b""
+
+
+_HEREDOC_END = re.compile(rb"\n[ \t]*([A-Z][A-Z\d_]+)\b[);,]*[ \t]*\r?$", re.MULTILINE)
+
+
+def _heredoc_opener(language: str, after: bytes) -> bytes:
+    """The opener of a heredoc whose end stands in what follows, b"" where a line of one capital word does not."""
+    found = _HEREDOC_END.search(after) if language in HEREDOCS else None
+    if found is None or any(one[2] == found[1] for one in _HEREDOC.finditer(after, 0, found.start())):
+        return b""
+    return HEREDOCS[language] + found[1]
+
+
+TAGS = frozenset({"html", "javascript", "tsx"})
+_TAG = re.compile(rb"<(/?)([A-Za-z][\w.:-]*)(?:[^<>\"']|\"[^\"]*\"|'[^']*')*?(/?)>")
+_VOID = frozenset(b"area base br col embed hr img input link meta source track wbr".split())
+
+
+def _open_tag(before: bytes) -> bytes:
+    """The innermost element that a text leaves open, b"" where it leaves none: cut out, its end tag is missed as far
+    away as the root."""
+    open_: list[bytes] = []
+    for found in _TAG.finditer(before, max(0, len(before) - 16384)):
+        closing, name, empty = found.groups()
+        if closing and name in open_:
+            del open_[len(open_) - 1 - open_[::-1].index(name) :]
+        elif not closing and not empty and name.lower() not in _VOID:
+            open_.append(name)
+    return open_[-1] if open_ else b""
 
 
 _CLOSING = re.compile(rb"\s*([)\]}]|end\b|fi\b|done\b|esac\b|</)")

@@ -157,6 +157,25 @@ def test_a_function_of_cpp_keeps_the_body_on_the_next_line(before: str, after: s
     assert not gate.check(b" { return 2; }").ok
 
 
+def test_a_broken_page_is_not_broken_as_a_whole() -> None:
+    before = b"<table>\ntr><td><b>G</b></td><td>M</td></tr>\n<tr><td><b>G</b></td><td>M</td></tr>\n"
+    raw = before + b"\n<p>\n<img src='x'><p>\n<img src='y'>\n"
+    gate = Gate(parse(raw, languages.by_name("html")), locate("html", "selection", raw, len(before), len(before)))
+    assert not gate.check(b"<tr><td>2</td></tr>").ok
+
+
+@pytest.mark.parametrize(
+    ("language", "before", "opener"),
+    [("ruby", b"unless a\n  raise ", b"<<-WARN"), ("bash", b"if a; then\n  cat ", b"<<WARN")],
+)
+def test_the_body_of_a_heredoc_tells_that_its_opener_is_missing(language: str, before: bytes, opener: bytes) -> None:
+    after = b"\nGems 2.0 or newer is (required to protect.\nWARN\n" + (b"end\n" if language == "ruby" else b"fi\n")
+    raw, at = before + after, len(before)
+    gate = Gate(parse(raw, languages.by_name(language)), locate(language, "selection", raw, at, at))
+    assert gate.check(opener).ok
+    assert not gate.check(b"x").ok
+
+
 def test_an_unfinished_last_line_passes_where_the_caller_says_so() -> None:
     text = b"def f(x):\n    \n"
     gate = Gate(parse(text, languages.by_name("python")), locate("python", "cursor", text, 14, 14))
