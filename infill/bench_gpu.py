@@ -216,12 +216,12 @@ def counting() -> Iterator[list[list[int]]]:
         counts.append(chosen.bincount(minlength=scores.shape[1]).tolist())
         return experts(x, scores, gate_up, down, top_k)
 
-    known = vars(layers)["experts"]
-    vars(layers)["experts"] = counted
+    module: Any = layers
+    module.experts = counted
     try:
         yield counts
     finally:
-        vars(layers)["experts"] = known
+        module.experts = experts
 
 
 def _draw() -> torch.Generator:

@@ -43,6 +43,9 @@ DEFAULT: How = "host"
 SLOTS, ROWS, CAPACITIES = (16, 32, 64, 128, 256), (1, 2, 4), (512, 1024, 2048, 4096, 8192)
 """Sizes of canvases, batches and prefixes; what is larger than the last is doubled until it fits."""
 
+UNSEEN = -1e30
+"""Score of a key that may not be seen. Finite: a block of keys with nothing but such ones is no NaN to any kernel."""
+
 
 class GraphError(ModelError):
     """The step cannot run as a graph; `str()` says why and what to do."""
@@ -372,7 +375,7 @@ class Bucket:
             shown = self.prefix.clamp_max(self.model.config.sliding_window - 1) if sliding else self.prefix
             before = torch.arange(mask.shape[1] - count, device=device) < shown
             visible = torch.cat((canvas, used[:, None] & before), dim=1)
-            added = torch.where(visible, 0.0, float("-inf"))[:, None]
+            added = torch.where(visible, 0.0, UNSEEN)[:, None]
             mask.view(count, groups, -1).copy_(added.expand(-1, groups, -1))
 
 
