@@ -1,7 +1,8 @@
-"""Trains the test fixture: `python tests/overfit.py --minutes 10` writes tests/data/overfitted.
+"""Trains the test fixture: `python tests/overfit.py --minutes 12` writes tests/data/overfitted.
 
-A model so small that one core teaches it `overfit_text` by heart. What the engine makes of it says how good the
-engine is, since the model knows every answer. Minutes are processor time; a killed run goes on where it stopped.
+The starter is taught `overfit_text` by heart: it knows how canvases work already, and only has the text to learn. What
+the engine makes of such a model says how good the engine is, since the model knows every answer. Minutes are processor
+time; a killed run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def save(trainer: Trainer, out: Path) -> None:
 def main() -> None:
     """Read the options and train."""
     reader = argparse.ArgumentParser(description=__doc__)
-    reader.add_argument("--minutes", type=float, default=10, help="processor time")
+    reader.add_argument("--minutes", type=float, default=12, help="processor time")
     reader.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "stopgap-overfit")
     reader.add_argument("--out", type=Path, default=FIXTURE)
     given = reader.parse_args()

@@ -168,6 +168,8 @@ def test_the_export_holds_the_trained_weights_and_says_what_they_are(
     export(trainer, folder / "tokenizer.json", tmp_path / "out")
     card = json.loads((tmp_path / "out" / "stopgap.json").read_text())
     assert card["family"] == "infill" and card["positions_trained"] == 256 and card["context_length"] == 64
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert card["canvas_length"] == config["canvas_length"] == 40
     stored = load_file(tmp_path / "out" / "model.safetensors")
     loaded = Learner(SHAPE)
     from_checkpoint(loaded, stored)
