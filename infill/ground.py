@@ -166,8 +166,11 @@ class Ground:
             fillers.insert(0, hole.wrap(word))
         if opener := _heredoc_opener(self.source.language.name, text[hole.end : hole.end + 4096]):
             fillers.insert(0, hole.wrap(opener))
-        if name := _open_tag(text[: hole.start]) if self.source.language.name in TAGS else b"":
-            fillers.append(hole.wrap(b"</" + name + b">"))
+        if self.source.language.name in TAGS:
+            inside, beyond = _lone_tags(text[: hole.start])[0], _lone_tags(text[hole.end :])[1]
+            ends = [hole.wrap(b"</" + name + b">") for name in inside[-1:]]
+            begins = [hole.wrap(b"<" + name + b">") for name in beyond[:1]]
+            fillers = [*ends, *begins, *fillers]
         return list(dict.fromkeys(fillers))
 
     def _indents(self) -> list[bytes]:
@@ -432,17 +435,22 @@ _TAG = re.compile(rb"<(/?)([A-Za-z][\w.:-]*)(?:[^<>\"']|\"[^\"]*\"|'[^']*')*?(/?
 _VOID = frozenset(b"area base br col embed hr img input link meta source track wbr".split())
 
 
-def _open_tag(before: bytes) -> bytes:
-    """The innermost element that a text leaves open, b"" where it leaves none: cut out, its end tag is missed as far
-    away as the root."""
-    open_: list[bytes] = []
-    for found in _TAG.finditer(before, max(0, len(before) - 16384)):
+def _lone_tags(text: bytes) -> tuple[list[bytes], list[bytes]]:
+    """Names of the elements that a text begins and does not end, and of those it ends and did not begin.
+
+    Cut out, the other tag of the pair is missed as far away as the root.
+    """
+    begun: list[bytes] = []
+    ended: list[bytes] = []
+    for found in _TAG.finditer(text, 0, 1 << 16):
         closing, name, empty = found.groups()
-        if closing and name in open_:
-            del open_[len(open_) - 1 - open_[::-1].index(name) :]
-        elif not closing and not empty and name.lower() not in _VOID:
-            open_.append(name)
-    return open_[-1] if open_ else b""
+        if not closing:
+            begun += [] if empty or name.lower() in _VOID else [name]
+        elif (at := next((i for i, one in reversed([*enumerate(begun)]) if one.lower() == name.lower()), -1)) >= 0:
+            del begun[at:]
+        else:
+            ended.append(name)
+    return begun, ended
 
 
 _CLOSING = re.compile(rb"\s*([)\]}]|end\b|fi\b|done\b|esac\b|</)")

@@ -176,6 +176,16 @@ def test_the_body_of_a_heredoc_tells_that_its_opener_is_missing(language: str, b
     assert not gate.check(b"x").ok
 
 
+def test_the_end_tag_tells_that_its_beginning_is_missing() -> None:
+    before, after = b"<!-- page -->\n", b"\n<HEAD>\n</HEAD>\n<BODY>\n<P>x\n</BODY>\n</html>\n"
+    gate = Gate(
+        parse(before + after, languages.by_name("html")),
+        locate("html", "selection", before + after, len(before), len(before)),
+    )
+    assert gate.check(b"<HTML>").ok
+    assert not gate.check(b"<!-- a -->").ok
+
+
 def test_an_unfinished_last_line_passes_where_the_caller_says_so() -> None:
     text = b"def f(x):\n    \n"
     gate = Gate(parse(text, languages.by_name("python")), locate("python", "cursor", text, 14, 14))
