@@ -20,9 +20,9 @@ LENGTH_FOUND = {"node_holes": 0.70, "inside_holes": 0.66}
 REPAIRED = 0.45
 """Least shares of exact fills: what this fixture had, 0.79, 0.67, 0.79, 0.75 and 0.54, less two holes of 24.
 
-A model that knew the text should reach 0.95 with its length known and 0.85 with it to be found. This one was trained for
-seven and a half minutes of one core; its canvas loss stood at 0.8 nats and was still falling. What it misses it does not
-know yet: a longer `python tests/overfit.py` raises the shares, and these bounds with them.
+A model that knew the text should reach 0.95 with its length known and 0.85 with it to be found. This one was trained
+for seven and a half minutes of one core; its canvas loss stood at 0.8 nats and was still falling. A longer
+`python tests/overfit.py` should raise the shares, and these bounds with them.
 """
 trained = pytest.mark.skipif(
     not (FIXTURE / "packed.safetensors").is_file(), reason="the fixture is not trained yet: python tests/overfit.py"
