@@ -1,7 +1,7 @@
 """The text the overfitted fixture knows: modules that say the same of 23 things, so that every hole has one answer.
 
-45 kB. Generated, because a fixture that is a snapshot of real files needs hours of one core to be learnt by heart, and a
-text in which each line follows from its neighbours needs minutes. What fills it must still find lengths, seams,
+45 kB. Generated, because a fixture that is a snapshot of real files needs hours of one core to be learnt by heart, and
+a text in which each line follows from its neighbours needs minutes. What fills it must still find lengths, seams,
 indentation and names. Never changes: the weights know exactly this.
 """
 
