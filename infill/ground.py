@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from tree_sitter import Node, Tree
 
 from . import pythonic
+from .halves import missing
 from .holes import Hole
 from .source import Clock, Flaw, Source, blanks, flaws, grow, indent_at, line_end, line_start, splice, unit
 
@@ -162,15 +163,8 @@ class Ground:
         """Innocent fills, at each likely indentation where the hole begins a line and so decides about it."""
         text, hole, indents = self.source.text, self.hole, self._indents()
         fillers = [hole.wrap(indent + one.encode()) for one in self.source.language.fillers for indent in indents]
-        if word := _open_heredoc(text[: hole.start]) if self.source.language.name in HEREDOCS else b"":
-            fillers.insert(0, hole.wrap(word))
-        if opener := _heredoc_opener(self.source.language.name, text[hole.end : hole.end + 4096]):
-            fillers.insert(0, hole.wrap(opener))
-        if self.source.language.name in TAGS:
-            inside, beyond = _lone_tags(text[: hole.start])[0], _lone_tags(text[hole.end :])[1]
-            ends = [hole.wrap(b"</" + name + b">") for name in inside[-1:]]
-            begins = [hole.wrap(b"<" + name + b">") for name in beyond[:1]]
-            fillers = [*ends, *begins, *fillers]
+        halves = missing(self.source.language.name, text[: hole.start], text[hole.end :])
+        fillers = [*(hole.wrap(half) for half in halves), *fillers]
         return list(dict.fromkeys(fillers))
 
     def _indents(self) -> list[bytes]:
@@ -400,57 +394,6 @@ class Ground:
             or kind in language.parameters
             or kind.endswith(("_statement", "_clause", "_definition", "_declaration", "_item"))
         )
-
-
-HEREDOCS = {"bash": b"<<", "php": b"<<<", "ruby": b"<<-"}
-_HEREDOC = re.compile(rb"<<[-~<]?[ \t]*([\"']?)(\w+)\1")
-
-
-def _open_heredoc(before: bytes) -> bytes:
-    """The word that ends the heredoc in which a text stops, b"" where it stops in none.
-
-    Cut out, that word takes the rest of the file into the heredoc, and nothing but itself repairs that.
-    """
-    found = list(_HEREDOC.finditer(before, max(0, len(before) - 16384)))
-    if not found:
-        return b""
-    word = found[-1][2]
-    body = before[found[-1].end() :].split(b"\n")[1:-1]
-    return word if not any(line.strip().rstrip(b";),") == word for line in body) else b""
-
-
-_HEREDOC_END = re.compile(rb"\n[ \t]*([A-Z][A-Z\d_]+)\b[);,]*[ \t]*\r?$", re.MULTILINE)
-
-
-def _heredoc_opener(language: str, after: bytes) -> bytes:
-    """The opener of a heredoc whose end stands in what follows, b"" where a line of one capital word does not."""
-    found = _HEREDOC_END.search(after) if language in HEREDOCS else None
-    if found is None or any(one[2] == found[1] for one in _HEREDOC.finditer(after, 0, found.start())):
-        return b""
-    return HEREDOCS[language] + found[1]
-
-
-TAGS = frozenset({"html", "javascript", "tsx"})
-_TAG = re.compile(rb"<(/?)([A-Za-z][\w.:-]*)(?:[^<>\"']|\"[^\"]*\"|'[^']*')*?(/?)>")
-_VOID = frozenset(b"area base br col embed hr img input link meta source track wbr".split())
-
-
-def _lone_tags(text: bytes) -> tuple[list[bytes], list[bytes]]:
-    """Names of the elements that a text begins and does not end, and of those it ends and did not begin.
-
-    Cut out, the other tag of the pair is missed as far away as the root.
-    """
-    begun: list[bytes] = []
-    ended: list[bytes] = []
-    for found in _TAG.finditer(text, 0, 1 << 16):
-        closing, name, empty = found.groups()
-        if not closing:
-            begun += [] if empty or name.lower() in _VOID else [name]
-        elif (at := next((i for i, one in reversed([*enumerate(begun)]) if one.lower() == name.lower()), -1)) >= 0:
-            del begun[at:]
-        else:
-            ended.append(name)
-    return begun, ended
 
 
 _CLOSING = re.compile(rb"\s*([)\]}]|end\b|fi\b|done\b|esac\b|</)")

@@ -10,7 +10,19 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("daemon", "lsp", "infill", "kernels")
-TEXT_SIDE = {"contract", "languages", "source", "hole", "cursor", "holes", "context", "ground", "pythonic", "syntax"}
+TEXT_SIDE = {
+    "contract",
+    "languages",
+    "source",
+    "hole",
+    "cursor",
+    "holes",
+    "context",
+    "ground",
+    "halves",
+    "pythonic",
+    "syntax",
+}
 TEXT_SIDE |= {"lengths"}
 HEAVY = {"torch", "transformers", "triton"}
 
