@@ -22,9 +22,9 @@ from .oneshot import InputError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from stopgap.infill.checkpoints import Source
     from stopgap.infill.importing import Report
     from stopgap.infill.packed import Manifest
-    from stopgap.infill.sources import Source
 
     from .shelf import Shelved
 
@@ -226,7 +226,7 @@ def _located(source: str) -> tuple[Path, Path | None]:
 
 def _opened(path: Path, adapter: Path | None, side: AdapterSide | None) -> Source:
     """The source, with a word on what is left out of it."""
-    from stopgap.infill.sources import describe_skipped, open_source
+    from stopgap.infill.checkpoints import describe_skipped, open_source
 
     opened = open_source(path, adapter, adapter_side=side)
     if left_out := describe_skipped(opened.skipped):
@@ -254,7 +254,7 @@ def _pack(source: Source, out: Path, bits: int, origin: str) -> Report:
 
 
 def _summarise(name: str, report: Report) -> None:
-    from stopgap.infill.sources import describe_skipped
+    from stopgap.infill.checkpoints import describe_skipped
 
     manifest = report.manifest
     errors = _round_trip(manifest)

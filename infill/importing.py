@@ -3,7 +3,7 @@
 Everything is written beside the target, into `<name>.partial`: the weights file, whose size is known from config.json
 alone, and a journal with a line for every finished weight. A killed import goes on behind the journal's last whole
 line; what was being written then is written again. The model appears under its name when it is complete, by renaming.
-Knows no foreign format (`sources`) and no clock of its own.
+Knows no foreign format (`checkpoints`) and no clock of its own.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from .checkpoints import Source
 from .layers import (
     BEFORE_EXPERTS,
     DOWN,
@@ -35,7 +36,6 @@ from .layers import (
 from .model_config import DECODER, ENCODER, ModelConfig, ModelError, expected_shapes
 from .packed import MANIFEST, WEIGHTS, Bits, Manifest, plan, sha256
 from .packing import Packing, as_bytes, write_whole
-from .sources import Source
 
 READ_AT_ONCE = 1 << 24
 """Weights read, folded and held in fp32 at a time where a tensor can be cut: two experts' worth of the 26B and more."""

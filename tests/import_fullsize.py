@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
+from stopgap.infill.checkpoints import open_source
 from stopgap.infill.importing import Progress, import_model
 from stopgap.infill.model_config import ModelConfig, expected_shapes
-from stopgap.infill.sources import open_source
 from stopgap.infill.weights import INDEX
 
 LAYERS = 30

@@ -21,11 +21,11 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from stopgap.infill import pipeline, shards
+from stopgap.infill.checkpoints import open_source
 from stopgap.infill.corpus import SourceFile
 from stopgap.infill.engine import STARTER
 from stopgap.infill.importing import import_model
 from stopgap.infill.learner import from_checkpoint
-from stopgap.infill.sources import open_source
 from stopgap.infill.training import Trainer
 from stopgap.infill.training_config import read_config
 

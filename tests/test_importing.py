@@ -20,12 +20,12 @@ from test_packed import pack, save_checkpoint
 from torch import Tensor
 
 from stopgap.infill import importing, packing
+from stopgap.infill.checkpoints import Source, open_source
 from stopgap.infill.engine import STARTER
 from stopgap.infill.importing import Progress, discard, import_model
 from stopgap.infill.model import Model, ModelError
 from stopgap.infill.model_config import DECODER, ENCODER
 from stopgap.infill.packed import MANIFEST, WEIGHTS, Bits, read_manifest, verify
-from stopgap.infill.sources import Source, open_source
 from stopgap.infill.weights import load_model, read_config
 
 SMALL = 1 << 13
@@ -128,7 +128,7 @@ KILLED = """
 import os, signal, sys, time
 from pathlib import Path
 from stopgap.infill import importing, packing
-from stopgap.infill.sources import open_source
+from stopgap.infill.checkpoints import open_source
 
 importing.READ_AT_ONCE = int(sys.argv[3])
 packing.SAFE_AFTER = 0

@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from tiny_models import build, save, wide_shape
 
 from stopgap.infill import packed
+from stopgap.infill.checkpoints import open_source
 from stopgap.infill.importing import import_model
 from stopgap.infill.layers import Dense, FewBits, pack_layer
 from stopgap.infill.model_config import DECODER, ModelError
 from stopgap.infill.packed import MANIFEST, WEIGHTS, Bits, plan, read_manifest, verify
 from stopgap.infill.quant import Int8
-from stopgap.infill.sources import open_source
 from stopgap.infill.weights import load_model, read_config
 from stopgap.kernels.quantised import Int4Groups, Int8Rows
 

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from . import ggml
+from .checkpoint_shards import SourceError, Stored
 from .model_config import ACTIVATION, ARCHITECTURE, DECODER, ENCODER
-from .source_shards import SourceError, Stored
 
 ARCH = "diffusion-gemma"
 MAGIC, VERSIONS = b"GGUF", (2, 3)
@@ -68,7 +68,7 @@ LAYER = {
     "ffn_gate_up_exps.weight": "experts.gate_up_proj",
     "ffn_down_exps.weight": "experts.down_proj",
     "layer_output_scale.weight": "layer_scalar",
-    # llama.cpp also loads the two halves apart; `sources` joins them.
+    # llama.cpp also loads the two halves apart; `checkpoints` joins them.
     "ffn_gate_exps.weight": "experts.gate_proj",
     "ffn_up_exps.weight": "experts.up_proj",
 }

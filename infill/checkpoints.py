@@ -18,12 +18,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .checkpoint_gguf import find_gguf
+from .checkpoint_lora import EMBEDDING, HEAD, VISION, merge_adapter
+from .checkpoint_mlx import find_mlx
+from .checkpoint_scaled import ACTIVATION_SCALES, CACHE_SCALES, FORMATS, find_scaled
+from .checkpoint_shards import Shards, SourceError, Stored, open_shards, plain, same
 from .model_config import DECODER, ENCODER, ModelConfig, expected_shapes
-from .source_gguf import find_gguf
-from .source_lora import EMBEDDING, HEAD, VISION, merge_adapter
-from .source_mlx import find_mlx
-from .source_scaled import ACTIVATION_SCALES, CACHE_SCALES, FORMATS, find_scaled
-from .source_shards import Shards, SourceError, Stored, open_shards, plain, same
 from .weights import CHECKPOINT, INDEX, read_json
 
 CARRIED = (
@@ -101,7 +101,7 @@ class Opened:
 def open_source(path: Path, adapter: Path | None = None, *, adapter_side: str | None = None) -> Source:
     """Open a checkpoint folder or a .gguf file, with an adapter folder merged into it if one is named.
 
-    adapter_side: "decoder" or "encoder" for an adapter that changes the two differently (`source_lora`).
+    adapter_side: "decoder" or "encoder" for an adapter that changes the two differently (`checkpoint_lora`).
     Raises `ModelError`, most often as `SourceError`, in one line.
     """
     source: Source = _open_gguf(gguf) if (gguf := _gguf_in(path)) else _open_folder(path)

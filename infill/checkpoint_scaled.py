@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .source_shards import DENSE, Shards, SourceError, Stored, plain, split
+from .checkpoint_shards import DENSE, Shards, SourceError, Stored, plain, split
 
 GROUP = 16
 """Values that share a scale in NVFP4."""

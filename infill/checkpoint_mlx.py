@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .source_scaled import fp4_values
-from .source_shards import DENSE, Shards, SourceError, Stored, plain, split
+from .checkpoint_scaled import fp4_values
+from .checkpoint_shards import DENSE, Shards, SourceError, Stored, plain, split
 
 WEIGHT, SCALES, BIASES = ".weight", ".scales", ".biases"
 AFFINE = "affine"

@@ -33,12 +33,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from .checkpoint_shards import Plain, Shards, SourceError, plain, same
 from .model_config import DECODER, ENCODER
-from .source_shards import Plain, Shards, SourceError, plain, same
 from .weights import read_json
 
 if TYPE_CHECKING:
-    from .sources import Source
+    from .checkpoints import Source
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 HEAD, EMBEDDING = "lm_head.weight", f"{DECODER}embed_tokens.weight"

@@ -17,12 +17,12 @@ import torch
 from checkpoint_fixtures import Original, Tensors, original, write_adapter, write_folder, write_json
 from safetensors.torch import load_file, save_file
 
-from stopgap.infill import source_shards
+from stopgap.infill import checkpoint_shards
+from stopgap.infill.checkpoint_mlx import unpack_bits
+from stopgap.infill.checkpoint_shards import Shards
+from stopgap.infill.checkpoints import describe_skipped, open_source
 from stopgap.infill.model import Model
 from stopgap.infill.model_config import ModelConfig, ModelError
-from stopgap.infill.source_mlx import unpack_bits
-from stopgap.infill.source_shards import Shards
-from stopgap.infill.sources import describe_skipped, open_source
 from stopgap.infill.weights import load_model
 
 D, E = "model.decoder.", "model.encoder.language_model."
@@ -199,9 +199,9 @@ def test_a_row_is_read_without_its_neighbours(
 def test_a_mapping_that_has_been_read_through_is_made_anew(of: Original, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages that were touched count as used memory until then."""
     opened: list[Path] = []
-    mapped = source_shards._mapped
-    monkeypatch.setattr(source_shards, "_mapped", lambda path: opened.append(path) or mapped(path))
-    monkeypatch.setattr(source_shards, "RENEWED_AFTER", 1 << 20)
+    mapped = checkpoint_shards._mapped
+    monkeypatch.setattr(checkpoint_shards, "_mapped", lambda path: opened.append(path) or mapped(path))
+    monkeypatch.setattr(checkpoint_shards, "RENEWED_AFTER", 1 << 20)
     source = open_source(of.folder)
     total = sum(source.read(name).nbytes for name in source.tensors)
     assert total >> 20 <= len(opened) <= 3 + (total >> 19)
