@@ -441,9 +441,10 @@ class Filling:
     # -- ranking ---------------------------------------------------------------------------------------------
 
     def _rank(self, cache: PrefixCache) -> Iterator[Work]:
-        """Score what passed by the causal likelihood of the fill and of what must come after it, mean per token.
+        """Rank what passed by the causal likelihood of the fill and of what must come after it.
 
-        The canvas's own confidence cannot do this alone: the clamped suffix leaks into it.
+        The canvas's own confidence cannot do this alone: the clamped suffix leaks into it. The score that is shown is
+        the mean log-probability of a token; a mean alone would favour long fills, whose later tokens are easy.
         """
         if self.strategy.rank != "causal" or len(cache) < len(self.prompt.ids):
             return  # or the time was up before the prompt was read
@@ -461,12 +462,12 @@ class Filling:
             if sum(map(len, batches[-1])) + len(row) > room:
                 batches.append([])
             batches[-1].append(row)
-        scores: list[float] = []
+        scores: list[tuple[float, float]] = []
         for batch in batches:
             self.clockwork.look()
             work = Score(cache, batch)
             yield work
-            scores += [float(score.mean()) for score in work.out]
+            scores += [(float(one.mean()), float(one.sum()) / len(one) ** self.strategy.rank_length) for one in work.out]
         self.judge.rescore({c.text: score for c, score in zip(finalists, scores, strict=True)})
         self._note(f"{len(finalists)} fills passed the gate and were ranked")
 

@@ -24,12 +24,16 @@ def _loop(text: bytes) -> tuple[int, int] | None:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A tidied text that passed the gate; `score` is a mean log-probability per token, `ids` what it came from."""
+    """A tidied text that passed the gate; `score` is a mean log-probability per token, `ids` what it came from.
+
+    `rank` orders what was ranked, the larger the better.
+    """
 
     text: bytes
     ids: tuple[int, ...]
     score: float
     origin: str
+    rank: float = float("-inf")
 
 
 class Judge:
@@ -58,14 +62,14 @@ class Judge:
         self.candidates[text] = made = Candidate(text, tuple(ids), score, origin)
         return made
 
-    def rescore(self, scores: Mapping[bytes, float]) -> None:
-        """Replace the candidates' scores; those not named are dropped."""
+    def rescore(self, scores: Mapping[bytes, tuple[float, float]]) -> None:
+        """Replace the candidates' scores and ranks; those not named are dropped."""
         kept = {text: self.candidates[text] for text in scores}
-        self.candidates = {text: replace(c, score=scores[text]) for text, c in kept.items()}
+        self.candidates = {text: replace(c, score=scores[text][0], rank=scores[text][1]) for text, c in kept.items()}
 
     def best(self) -> list[Candidate]:
         """Best first; the shorter of two equals first."""
-        return sorted(self.candidates.values(), key=lambda c: (-c.score, len(c.text)))
+        return sorted(self.candidates.values(), key=lambda c: (-c.rank, -c.score, len(c.text)))
 
     def refusals(self) -> list[str]:
         """The reason of every text that did not pass."""

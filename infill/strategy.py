@@ -38,6 +38,7 @@ class Strategy:
     warm           start from the last fill of the document when what was typed agrees with it
     warm_steps     cap on steps of such a start
     finalists      candidates that are ranked
+    rank_length    what a fill's log-probability is divided by, as a power of its tokens: 1 is the mean, 0 the sum
     rank           "causal": likelihood of the fill and its end through the encoder; "canvas": the denoiser's own
     """
 
@@ -64,6 +65,7 @@ class Strategy:
     warm_steps: int = 3
     finalists: int = 8
     rank: str = "causal"
+    rank_length: float = 0.5
 
     @property
     def scratch(self) -> int:
