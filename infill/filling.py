@@ -467,7 +467,8 @@ class Filling:
             self.clockwork.look()
             work = Score(cache, batch)
             yield work
-            scores += [(float(one.mean()), float(one.sum()) / len(one) ** self.strategy.rank_length) for one in work.out]
+            for likely in work.out:
+                scores.append((float(likely.mean()), float(likely.sum()) / len(likely) ** self.strategy.rank_length))
         self.judge.rescore({c.text: score for c, score in zip(finalists, scores, strict=True)})
         self._note(f"{len(finalists)} fills passed the gate and were ranked")
 
