@@ -1,6 +1,7 @@
 """The borders between the folders (ARCHITECTURE.md), held by reading the imports and by starting processes."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -136,3 +137,13 @@ def test_the_wheel_lists_every_package() -> None:
 def test_no_file_is_named_after_a_standard_module() -> None:
     for folder in FOLDERS:
         assert not {p.stem for p in files(folder)} & (set(sys.stdlib_module_names) - {"__init__", "__main__"})
+
+
+def test_the_architecture_page_names_every_file_of_infill_and_the_text_side() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    rows = dict(
+        re.findall(r"^\| (the text|the fill|the network|checkpoints in|training|measuring) \| (.*) \|$", page, re.M)
+    )
+    named = {part: set(re.findall(r"`(\w+)`", row)) for part, row in rows.items()}
+    assert set().union(*named.values()) == {path.stem for path in files("infill")} - {"__init__"}
+    assert named["the text"] == TEXT_SIDE
