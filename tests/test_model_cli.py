@@ -22,7 +22,7 @@ import torch
 from checkpoint_fixtures import Decided, decided, write_adapter, write_folder
 from gemma_tokenizer import gemma_tokenizer
 from safetensors.torch import load_file, save_file
-from test_sources import PACKINGS
+from test_checkpoints import PACKINGS
 from tiny_models import random_shape
 
 from stopgap.daemon import cli, hub, shelf
