@@ -6,7 +6,6 @@ import asyncio
 import http.client
 import json
 import os
-import signal
 import socket
 import stat
 import subprocess
@@ -88,8 +87,8 @@ def process() -> Iterator[Served]:
             port = int(told.partition("127.0.0.1:")[2].partition("/")[0])
             yield Served(daemon, port, Path(told.rpartition(" ")[2].strip()))
         finally:
-            running.send_signal(signal.SIGINT)
-            running.wait()
+            running.terminate()  # not Ctrl-C: a job started in a shell's background has that ignored
+            running.wait(timeout=20)
             running.stdout.close()  # type: ignore[union-attr]
 
 
