@@ -83,6 +83,7 @@ def _full_size(
     from dataclasses import replace
 
     from stopgap.infill import bench_gpu, bench_report, devices
+    from stopgap.infill.files import write_whole
     from stopgap.infill.planner import real_model
     from stopgap.infill.random_weights import small_model
 
@@ -97,9 +98,7 @@ def _full_size(
 
     def save(record: dict[str, Any]) -> None:
         path = out / bench_report.file_name(record)
-        new = path.with_name(path.name + ".new")
-        new.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        new.replace(path)
+        write_whole(path, json.dumps(record, indent=1) + "\n")
         written[:] = [path]
 
     bench = bench_gpu.Bench(config, bits, where, time.perf_counter, lambda line: print(line, flush=True), save, grid)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .contract import FillError
+from .files import write_whole
 from .plot import Point, svg
 
 Record = dict[str, Any]
@@ -95,9 +96,7 @@ def into(readme: Path, text: str) -> None:
     pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
     if not pattern.search(whole):
         raise FillError(f"{readme} lacks the lines {BEGIN} and {END} between which the table goes")
-    new = readme.with_name(readme.name + ".new")
-    new.write_text(pattern.sub(lambda _: f"{BEGIN}\n{text}{END}", whole, count=1), encoding="utf-8")
-    new.replace(readme)
+    write_whole(readme, pattern.sub(lambda _: f"{BEGIN}\n{text}{END}", whole, count=1))
 
 
 def file_name(record: Record) -> str:

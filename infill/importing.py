@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from .checkpoints import Source
+from .files import write_whole
 from .layers import (
     BEFORE_EXPERTS,
     DOWN,
@@ -35,7 +36,7 @@ from .layers import (
 )
 from .model_config import DECODER, ENCODER, ModelConfig, ModelError, expected_shapes
 from .packed import MANIFEST, WEIGHTS, Bits, Manifest, plan, sha256
-from .packing import Packing, as_bytes, write_whole
+from .packing import Packing, as_bytes
 
 READ_AT_ONCE = 1 << 24
 """Weights read, folded and held in fp32 at a time where a tensor can be cut: two experts' worth of the 26B and more."""

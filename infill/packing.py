@@ -19,6 +19,7 @@ from torch import Tensor
 
 from stopgap.kernels.quantised import Int4Groups, Int8Rows
 
+from .files import write_whole
 from .model_config import ModelError
 from .packed import Entry, Kind, Part, Record, layout, record_from, size
 
@@ -145,16 +146,6 @@ def _round(kind: Kind, rows: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
 
 def as_bytes(tensor: Tensor) -> memoryview:
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replace a file by one that is safe on the disk."""
-    new = path.with_name(path.name + ".new")
-    with new.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 
 from . import corpus, heldout, shards
 from .baselines import Choice
+from .files import write_whole
 from .learner import Learner, class_config, from_checkpoint, to_checkpoint
 from .training import Trainer, append_line
 from .training_config import MARKERS, Config, Progress, TrainingError, read_config, trained_length, trained_slots
@@ -194,8 +195,8 @@ def export(trainer: Trainer, tokenizer: Path, out: Path) -> None:
         "seconds_trained": round(progress.seconds),
     }
     for name, content in (("config.json", class_config(shape, 4096, slots)), ("stopgap.json", card)):
-        _write(out / name, json.dumps(content, indent=2) + "\n")
-    _write(out / "tokenizer.json", tokenizer.read_text(encoding="utf-8"))
+        write_whole(out / name, json.dumps(content, indent=2) + "\n")
+    write_whole(out / "tokenizer.json", tokenizer.read_text(encoding="utf-8"))
 
 
 def write_card(trainer: Trainer, folder: Path, out: Path) -> None:
@@ -236,10 +237,4 @@ def write_card(trainer: Trainer, folder: Path, out: Path) -> None:
             t5=losses["canvas t5"],
         )
     )
-    _write(out / "MODEL_CARD.md", text)
-
-
-def _write(path: Path, content: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(content, encoding="utf-8")
-    partial.replace(path)
+    write_whole(out / "MODEL_CARD.md", text)

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import plot
+from .files import write_whole
 from .metrics import Interval
 from .scoring import Score
 from .summary import Report, Row, Style, Value, calibration, columns
@@ -144,18 +145,18 @@ def write(report: Report, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     document = asdict(report)
     del document["scores"]  # they are in samples.jsonl
-    _put(folder / "report.json", json.dumps(document, indent=1, allow_nan=True) + "\n")
-    _put(folder / "report.md", tables(report))
-    _put(folder / "fills.md", fills(report))
+    write_whole(folder / "report.json", json.dumps(document, indent=1, allow_nan=True) + "\n")
+    write_whole(folder / "report.md", tables(report))
+    write_whole(folder / "fills.md", fills(report))
     if report.suite == "typing":
-        _put(folder / "calibration.json", json.dumps([asdict(one) for one in calibration(report)]) + "\n")
+        write_whole(folder / "calibration.json", json.dumps([asdict(one) for one in calibration(report)]) + "\n")
     points = [
         plot.Point(
             _series(report, row), row.contender, _number(row.values["ms_p50"]), 100 * _number(row.values[report.main])
         )
         for row in report.rows
     ]
-    _put(folder / "plot.svg", plot.svg(points, "milliseconds (median)", f"{_title(report)} (%)"))
+    write_whole(folder / "plot.svg", plot.svg(points, "milliseconds (median)", f"{_title(report)} (%)"))
 
 
 def _title(report: Report) -> str:
@@ -168,9 +169,3 @@ def _series(report: Report, row: Row) -> str:
 
 def _number(value: Value) -> float:
     return value.mean if isinstance(value, Interval) else float(value or 0)
-
-
-def _put(path: Path, text: str) -> None:
-    new = path.with_name(path.name + ".new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)

@@ -21,48 +21,24 @@ from typing import Any
 
 import torch
 
+from stopgap.infill import importing
 from stopgap.infill.checkpoints import open_source
 from stopgap.infill.importing import Progress, import_model
 from stopgap.infill.model_config import ModelConfig, expected_shapes
 from stopgap.infill.weights import INDEX
 
 LAYERS = 30
+CONFIG = Path(importing.__file__).parent / "data" / "diffusiongemma-26b.json"
 BLOCK = 1 << 24
 """Random weights made, once; every tensor begins at another one of them."""
 
 
 def published_config(layers: int = LAYERS) -> dict[str, Any]:
     """config.json of DiffusionGemma 26B-A4B, as its model card and three ports give it."""
-    kinds = ["full_attention" if index % 6 == 5 else "sliding_attention" for index in range(layers)]
-    return {
-        "model_type": "diffusion_gemma",
-        "canvas_length": 256,
-        "tie_word_embeddings": True,
-        "text_config": {
-            "vocab_size": 262144,
-            "hidden_size": 2816,
-            "intermediate_size": 2112,
-            "num_hidden_layers": layers,
-            "layer_types": kinds,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 8,
-            "num_global_key_value_heads": 2,
-            "head_dim": 256,
-            "global_head_dim": 512,
-            "sliding_window": 1024,
-            "num_experts": 128,
-            "top_k_experts": 8,
-            "moe_intermediate_size": 704,
-            "rms_norm_eps": 1e-6,
-            "max_position_embeddings": 262144,
-            "final_logit_softcapping": 30.0,
-            "hidden_activation": "gelu_pytorch_tanh",
-            "rope_parameters": {
-                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
-                "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
-            },
-        },
-    }
+    config: dict[str, Any] = json.loads(CONFIG.read_text(encoding="utf-8"))
+    del config["source"]
+    text = config["text_config"]
+    return config | {"text_config": text | {"num_hidden_layers": layers, "layer_types": text["layer_types"][:layers]}}
 
 
 def write_checkpoint(folder: Path, layers: int, real: float) -> int:
