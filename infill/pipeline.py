@@ -146,6 +146,7 @@ def _shards(document: dict[str, Any], folder: Path, seed: int, log: Log) -> None
             holes["longest_bytes"],
             holes["longest_tokens"],
             holes["seed"],
+            holes["healed"] if split == "train" else 0.0,  # held-out holes stay as they were: one curve
         )
         made.save(folder / f"{split}.npz")
         log({"split": split, **json.loads(shards.describe(made))})
