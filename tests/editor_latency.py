@@ -2,12 +2,13 @@
 
     python -P tests/editor_latency.py [vscode nvim-0.11 nvim-0.12 emacs] [--count 30]
 
-Every sample is a line whose surroundings are new, so that nothing is remembered of it. `wait` is from the last key to
-the request (the editor's debounce), `paint` from the answer to the text: its mark in Neovim, its element in VS Code's
-page. tests/lsp_tap.py sees both ends of the server between it and the editor. `model` is the engine's time in the
-daemon, `daemon` the rest of the time there (queue, frames), `lsp` what is left: the server, the tap and the socket.
-Emacs has no ghost text: its number is M-x completion-at-point, up to the text in the buffer. The last line is the
-machine's load, without which the numbers mean nothing.
+Every sample is a line in a new file, so that nothing is remembered of it and what stands around it parses. `wait` is
+from the last key to the request (the editor's debounce), `paint` from the answer to the text: its mark in Neovim, its
+element in VS Code's page. tests/lsp_tap.py sees both ends of the server between it and the editor. `model` is the
+engine's time in the daemon, `daemon` the rest of the time there (queue, frames), `lsp` what is left: the server, the
+tap and the socket.
+Emacs has no ghost text: its number is M-x completion-at-point, up to the text in the buffer. Below the table stands
+why lines came to nothing, and the machine's load, without which the numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -99,6 +102,10 @@ class Sample:
         return self.wait + self.lsp + self.daemon + self.model + self.paint
 
 
+Samples: TypeAlias = Generator["Sample | str", None, None]
+"""One a line that was typed: its times, or why nothing was shown."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bench:
     """A folder with a daemon and a `stopgap` command of its own, the tap in it."""
@@ -109,22 +116,34 @@ class Bench:
     def program(self) -> Path:
         return self.home / "bin" / "stopgap"
 
-    def sample(self, key: float, shown: float, clock: Clock) -> Sample | None:
-        """What the tap and the daemon know of the text that was shown; None if it came from elsewhere."""
+    def sample(self, key: float, shown: float, clock: Clock) -> Sample | str:
+        """What the tap and the daemon know of the text that was shown, or why none was.
+
+        `key` is negative if text was there before it, `shown` 0 if none came.
+        """
+        if key < 0:
+            return "shown before the last key"
         asked: dict[int, float] = {}
         found: tuple[float, float] | None = None
+        texts = 0
         for line in map(json.loads, (self.home / "tap").read_text(encoding="utf-8").splitlines()):
             if line["what"] == "asked" and line[clock] >= key:
                 asked[line["id"]] = line[clock]
-            elif line["what"] == "answered" and line["id"] in asked and line["items"] and line[clock] <= shown:
-                found = asked[line["id"]], line[clock]
+            elif line["what"] == "answered" and line["id"] in asked:
+                texts = line["items"]
+                if texts and line[clock] <= shown:
+                    found = asked[line["id"]], line[clock]
         last = asyncio.run(timeline())
+        if not asked:
+            return "the editor asked nothing after the last key"
+        if not shown:
+            return "answered but not shown" if texts else why_nothing(last)
         if found is None or last is None or last.outcome != "fill":
-            return None
+            return "shown, but not from the newest request"
         began, ended = found
         started = next((event.ms for event in last.events if event.what == "started"), None)
         if started is None or last.milliseconds > (ended - began) * 1000:
-            return None
+            return "shown, but not from the newest request"
         in_model = last.events[-1].ms - started
         return Sample(
             wait=(began - key) * 1000,
@@ -133,6 +152,13 @@ class Bench:
             model=in_model,
             paint=(shown - ended) * 1000,
         )
+
+
+def why_nothing(last: wire.Timeline | None) -> str:
+    """The reason without its numbers, so that reasons of a kind can be counted."""
+    if last is None or last.outcome == "fill":
+        return "the server had no text"
+    return re.sub(r"\d+", "N", last.reason.partition(";")[0])
 
 
 async def timeline() -> wire.Timeline | None:
@@ -175,7 +201,7 @@ def line(number: int) -> str:
     return TYPED[number % len(TYPED)]
 
 
-def in_nvim(version: str, made: Bench, count: int) -> Generator[Sample | None, None, None]:
+def in_nvim(version: str, made: Bench, count: int) -> Samples:
     settings = "{ showThreshold = 0, prepareNext = false }"
     setup = f"{{ cmd = {{ '{made.program}', 'lsp' }}, settings = {settings} }}"
     with Neovim(version, made.home, setup=setup, before=NVIM_CLOCK) as nvim:
@@ -187,27 +213,26 @@ def in_nvim(version: str, made: Bench, count: int) -> Generator[Sample | None, N
                 time.sleep(0.05)
             key = nvim.lua("return vim.g.key_at")
             if number >= 0:
-                yield made.sample(key, shown, "now") if shown else None
+                yield made.sample(key, shown, "now")
             nvim.type("<Esc>")
 
 
-def in_vscode(made: Bench, count: int) -> Generator[Sample | None, None, None]:
+def in_vscode(made: Bench, count: int) -> Samples:
     ours = {f"stopgap.{name}": value for name, value in SETTINGS.items()}
     env = {name: value for name, value in os.environ.items() if name.startswith("STOPGAP_")}
     vsix = vscode.package(made.home)
     with vscode.running(made.home / "code", vsix, env, {**ours, "stopgap.path": str(made.program)}) as window:
         window.see('[id$="stopgap.status"] .codicon-sparkle', seconds=120)
-        window.open("latency.py", f"{SOURCE}|")
         for number in range(-1, count):
             text = line(number)
-            window.press("Escape", "Control+End", "Enter")
+            window.open(f"t{number}.py", f"# {number}\n{SOURCE}|")
             window.type(text[:-1])
             times = window.do("timed", keys=text[-1], selector="[class*=ghost-text-decoration]", timeout=SHOW_S * 1000)
             if number >= 0:
-                yield made.sample(times["key"] / 1000, times["shown"] / 1000, "wall") if times else None
+                yield made.sample(times["key"] / 1000, times["shown"] / 1000, "wall")
 
 
-def in_emacs(made: Bench, count: int) -> Generator[Sample | None, None, None]:
+def in_emacs(made: Bench, count: int) -> Samples:
     work = made.home / "work"
     work.mkdir()
     jobs = []
@@ -227,7 +252,7 @@ def in_emacs(made: Bench, count: int) -> Generator[Sample | None, None, None]:
                 continue
             times: dict[str, Any] = json.loads(told)
             if not first:
-                yield made.sample(times["key"], times["shown"], "wall") if times["shown"] else None
+                yield made.sample(times["key"], times["shown"] or 0, "wall")
             first = False
             running.stdin.write("next\n")  # the daemon was asked about this one before it does the next
             running.stdin.flush()
@@ -246,23 +271,25 @@ def missing(editor: str) -> str:
     )
 
 
-def enough(samples: Generator[Sample | None, None, None], count: int) -> tuple[list[Sample], int]:
-    """The first `count` that were shown, and how many lines that took."""
+def enough(samples: Samples, count: int) -> tuple[list[Sample], Counter[str]]:
+    """The first `count` that were shown, and why the other lines until then were not."""
     shown: list[Sample] = []
-    tried = 0
-    while len(shown) < count and tried < count * TRIES:
-        tried += 1
-        one = next(samples)
-        shown += [one] if one is not None else []
-    return shown, tried
+    without: Counter[str] = Counter()
+    while len(shown) < count and len(shown) + without.total() < count * TRIES:
+        match next(samples):
+            case Sample() as one:
+                shown.append(one)
+            case why:
+                without[why] += 1
+    return shown, without
 
 
-def report(editor: str, shown: list[Sample], tried: int) -> None:
+def report(editor: str, shown: list[Sample], without: Counter[str]) -> None:
     cells = []
     for name in COLUMNS if shown else ():
         values = sorted(getattr(one, name) for one in shown)
         cells.append(f"{statistics.median(values):.0f} ({values[int(0.9 * (len(values) - 1))]:.0f})")
-    print(f"| {editor} | {len(shown)} of {tried} | {' | '.join(cells)} |", flush=True)
+    print(f"| {editor} | {len(shown)} of {len(shown) + without.total()} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
@@ -272,6 +299,7 @@ def main() -> None:
     asked = parser.parse_args()
     print("Milliseconds, p50 (p90); the parts' medians need not add up to the whole's.\n")
     print(f"| editor | shown | {' | '.join(COLUMNS)} |\n|---|---|{'--:|' * len(COLUMNS)}")
+    silent: dict[str, Counter[str]] = {}
     for editor in asked.editors or EDITORS:
         if why := missing(editor):
             print(f"| {editor} | left out: {why} |")
@@ -284,9 +312,13 @@ def main() -> None:
                 samples = in_emacs(made, lines)
             else:
                 samples = in_nvim(editor.removeprefix("nvim-"), made, lines)
-            report(editor, *enough(samples, asked.count))
+            shown, silent[editor] = enough(samples, asked.count)
+            report(editor, shown, silent[editor])
             samples.close()
-    print(f"\nload {' '.join(f'{one:.1f}' for one in os.getloadavg())} on {os.cpu_count()} cores")
+    for editor, without in silent.items():
+        for why, times in without.most_common():
+            print(f"\n{editor}: {times} without text: {why}", end="")
+    print(f"\n\nload {' '.join(f'{one:.1f}' for one in os.getloadavg())} on {os.cpu_count()} cores")
 
 
 if __name__ == "__main__":

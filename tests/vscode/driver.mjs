@@ -30,7 +30,7 @@ const deeds = {
   shot: ({ path }) => page.screenshot({ path }).then(() => path),
   sleep: ({ ms }) => page.waitForTimeout(ms),
   // When a key came and when an element of a kind was there, in milliseconds of the calendar by the browser's clock;
-  // null if it was there before, or is not within the timeout.
+  // key is -1 if the element was there before, shown 0 if it did not come within the timeout.
   timed: async ({ keys, selector, timeout }) => {
     await page.evaluate((wanted) => {
       const times = (globalThis.times = { key: 0, shown: 0 });
@@ -45,8 +45,7 @@ const deeds = {
     }, selector);
     await page.keyboard.press(keys);
     await page.waitForFunction(() => globalThis.times.shown, undefined, { timeout }).catch(() => undefined);
-    const times = await page.evaluate(() => globalThis.times);
-    return times.shown ? times : null;
+    return page.evaluate(() => globalThis.times);
   },
 };
 
