@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from tree_sitter import Node, Tree
+from tree_sitter import Tree
 
 from . import pythonic
+from .around import surroundings
 from .halves import missing
 from .holes import Hole
+from .marks import Mark, owners, sample
 from .source import Clock, Flaw, Source, blanks, flaws, grow, indent_at, line_end, line_start, splice, unit
 
 
@@ -31,17 +32,6 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class _Mark:
-    """What a place behind the hole belongs to: a string, a comment or code, and what encloses it."""
-
-    offset: int
-    """From the hole's end."""
-    kind: str
-    owners: frozenset[tuple[int, int]]
-    """Where the enclosing statements, bodies and brackets begin that begin before the hole; counted per place."""
-
-
-@dataclass(frozen=True, slots=True)
 class _Limit:
     """What the file is like apart from the hole, so that a fill answers for its own faults only."""
 
@@ -51,7 +41,7 @@ class _Limit:
     """Bytes in them, the hole's own not counted."""
     near: bool
     """Whether one lies on the hole's lines or beside them."""
-    marks: tuple[_Mark, ...]
+    marks: tuple[Mark, ...]
     compiles: int
     """How far Python gets with an innocent fill in the hole."""
 
@@ -74,7 +64,7 @@ class Ground:
         self._python = source.language.name == "python"
         self._base = source, hole.end
         """A source to parse from, and where in it the hole ends."""
-        self._others: list[tuple[_Mark, ...]] | None = None
+        self._others: list[tuple[Mark, ...]] | None = None
         self.limit = self._judge()
 
     def verdict(self, fill: bytes, *, complete: bool) -> Verdict:
@@ -99,7 +89,7 @@ class Ground:
         others; there it cannot.
         """
         first, last = self.source.window
-        around = [(a, b) for a, b, _ in _surroundings(self.source, self.hole.start, self.hole.end)]
+        around = [(a, b) for a, b, _ in surroundings(self.source, self.hole.start, self.hole.end)]
         for low, high in reversed(around):
             if low < first or high > last or (low, high) == (first, last):
                 continue
@@ -199,7 +189,7 @@ class Ground:
 
     def _apart(self) -> Iterator[_Limit]:
         """The file with the lines around the hole blanked out: its own, then the statement's."""
-        for start, end, beyond in _surroundings(self.source, self.hole.start, self.hole.end):
+        for start, end, beyond in surroundings(self.source, self.hole.start, self.hole.end):
             if beyond:  # flaws elsewhere in that block are not the hole's
                 return
             blank = re.sub(rb"[^\r\n]", b" ", self.source.text[start:end])
@@ -279,7 +269,7 @@ class Ground:
             verdict = verdict or found
         return verdict
 
-    def _expected(self) -> Iterator[tuple[_Mark, ...]]:
+    def _expected(self) -> Iterator[tuple[Mark, ...]]:
         yield self.limit.marks
         if self._others is None:
             fillers = self._fillers()
@@ -289,12 +279,13 @@ class Ground:
             self._others = list(itertools.islice(fine, 2))
         yield from self._others
 
-    def _moved(self, text: bytes, tree: Tree, fill: bytes, marks: Sequence[_Mark]) -> Verdict | None:
+    def _moved(self, text: bytes, tree: Tree, fill: bytes, marks: Sequence[Mark]) -> Verdict | None:
         for mark in marks:
-            kind, owners = self._owners(text, tree, self.hole.start + len(fill) + mark.offset)
+            at = self.hole.start + len(fill) + mark.offset
+            kind, found = owners(self.source.language, text, tree, self.hole.start, at)
             if kind != mark.kind:
                 return Verdict(False, f"turns what follows into {kind}")
-            if mark.owners - owners:
+            if mark.owners - found:
                 return Verdict(False, "takes what follows out of its block")
         return None
 
@@ -352,97 +343,5 @@ class Ground:
         low = min(low, above)
         return text[low:high], low
 
-    def _marks(self, text: bytes, tree: Tree, end: int) -> tuple[_Mark, ...]:
-        """Sample places behind `end`: the first and last character of the line, then of lines below."""
-        places = []
-        for found in re.finditer(rb"[^\s]", text[end : line_end(text, end)]):
-            places += [found.start()]
-        places = places[:1] + places[-1:]
-        for found in re.finditer(rb"\n[ \t]*([^\s])", text[end : end + 4096]):
-            places.append(found.start(1))
-            if len(places) >= 6:
-                break
-        return tuple(_Mark(one, *self._owners(text, tree, end + one)) for one in dict.fromkeys(places))
-
-    def _owners(self, text: bytes, tree: Tree, offset: int) -> tuple[str, frozenset[tuple[int, int]]]:
-        """What the character at `offset` is part of, and where what encloses it begins, if before the hole."""
-        language = self.source.language
-        kind = "code"
-        decided = False
-        owners: Counter[int] = Counter()
-        node = tree.root_node.descendant_for_byte_range(offset, min(offset + 1, len(text)))
-        while node is not None and node.parent is not None:
-            if not decided and node.type in language.comments:
-                kind, decided = "a comment", True
-            elif not decided and node.type in language.strings:
-                kind, decided = "a string", True
-            elif "interpolation" in node.type or "substitution" in node.type:
-                decided = True
-            if node.start_byte < self.hole.start and not node.is_error and self._holds(node):
-                owners[node.start_byte] += 1
-            node = node.parent
-        return kind, frozenset((at, n) for at, count in owners.items() for n in range(count))
-
-    def _holds(self, node: Node) -> bool:
-        language = self.source.language
-        kind = node.type
-        return (
-            kind in language.bodies
-            or kind in language.functions
-            or kind in language.classes
-            or kind in language.arguments
-            or kind in language.parameters
-            or kind.endswith(("_statement", "_clause", "_definition", "_declaration", "_item"))
-        )
-
-
-_CLOSING = re.compile(rb"\s*([)\]}]|end\b|fi\b|done\b|esac\b|</)")
-_HANGING = re.compile(
-    rb"\s*([)\]}{]|</|(end|fi|done|esac|else|elif|elsif|elseif|except|finally|catch|rescue|ensure|then|do)\b)"
-)
-"""How a line begins that belongs to the lines above it though it stands no deeper."""
-
-
-def _surroundings(source: Source, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
-    """Ranges of whole lines around a range, growing: its own with what hangs on them, up to the outermost.
-
-    By indentation, because the tree is broken where this is needed. The flag says that the range goes
-    beyond the line that opens the block around, so that it holds more than the statement.
-    """
-    text = source.text
-    low, high = line_start(text, start), line_end(text, end)
-    opener = re.compile(source.language.opener)
-    deep = len(blanks(text[low:high]))
-    if not text[low:high].strip() or _CLOSING.match(text[low:high]):
-        above = low
-        while above > 0:  # a closing line, or where one is missing: its block hangs on it
-            above = line_start(text, above - 1)
-            line = text[above : line_end(text, above)]
-            if line.strip() and len(blanks(line)) <= deep:
-                low = above if len(blanks(line)) == deep else low
-                break
-    beyond = False
-    for _ in range(12):
-        while high < len(text):  # what stands deeper belongs to it, and a closing line ends it
-            begin = text.find(b"\n", high) + 1 or len(text)
-            stop = line_end(text, begin)
-            line = text[begin:stop]
-            if line.strip() and len(blanks(line)) <= deep:
-                if len(blanks(line)) < deep or not _HANGING.match(line):
-                    break
-                high = stop
-                if not opener.search(line.decode("utf-8", "replace").rstrip()):
-                    break
-            high = stop
-        yield low, high, beyond
-        head = low
-        while head > 0 and deep > 0:  # up to the line it hangs on
-            head = line_start(text, head - 1)
-            line = text[head : line_end(text, head)]
-            if line.strip() and len(blanks(line)) < deep:
-                break
-        else:
-            return
-        if opener.search(line.decode("utf-8", "replace").rstrip()):
-            beyond = True
-        low, deep = head, len(blanks(line))
+    def _marks(self, text: bytes, tree: Tree, end: int) -> tuple[Mark, ...]:
+        return sample(self.source.language, text, tree, self.hole.start, end)

@@ -20,6 +20,8 @@ TEXT_SIDE = {
     "holes",
     "context",
     "ground",
+    "around",
+    "marks",
     "halves",
     "pythonic",
     "syntax",
