@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -69,7 +68,7 @@ def fill(
         typer.Option(help="What --at points at: a gap, a `pass` or TODO, a function's body, a node, an error."),
     ] = "cursor",
     language: Annotated[str, typer.Option(help="Instead of telling it from the file's name.")] = "",
-    model: Annotated[str, typer.Option(help='A model folder or "starter", instead of the configured one.')] = "",
+    model: Annotated[str, typer.Option(help="A model's name or folder, instead of the configured one.")] = "",
     instruction: Annotated[str, typer.Option(help="What to write, for models that follow instructions.")] = "",
     candidates: Annotated[int, typer.Option(min=1, max=16, help="How many fills to look for.")] = 1,
     budget_ms: Annotated[
@@ -99,7 +98,9 @@ def fill(
     hole = oneshot.place_of(source, at, marker, select, target)
     name = oneshot.language_of(file, language)
     if model:
-        os.environ["STOPGAP_MODEL"] = model if model == "starter" else str(Path(model).expanduser().absolute())
+        from .shelf import model_of
+
+        os.environ["STOPGAP_MODEL"] = model_of(model)
     request = wire.Fill(
         source=source,
         language=name,
@@ -245,13 +246,19 @@ def main() -> int:
         status = app(standalone_mode=False)
     except TyperException as error:
         message = error.format_message()
-        print(message, file=sys.stderr) if message.startswith("Usage:") else _complain(message)
+        # A usage is a page; that an argument is missing comes with one line for each of its choices.
+        print(message, file=sys.stderr) if message.startswith("Usage:") else _complain(" ".join(message.split()))
         return USAGE
     except (Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
         # The reader (`| head`) has seen enough; without this Python complains again while shutting down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:
+        from .paths import told
+
+        _complain(told(error))
         return FAILED
     except Exception as error:
         if not isinstance(error, _for_users()):

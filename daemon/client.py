@@ -11,6 +11,7 @@ Knows nothing of how the daemon schedules or what an engine is. All methods belo
 from __future__ import annotations
 
 import asyncio
+import atexit
 import dataclasses
 import os
 import subprocess
@@ -24,7 +25,7 @@ from typing import TypeVar
 
 from . import transport, wire
 from .config import Config, ConfigError, load
-from .paths import PathsError, Place, place
+from .paths import PathsError, Place, place, told
 
 PATIENCE_S = 20.0
 """How long `connect` waits for a daemon to start or to make room for its successor."""
@@ -331,9 +332,12 @@ async def _open(config: Config, name: str, spawn: bool, patience: float) -> _Con
                 raise DaemonError(f"{files.socket}: {error}") from None
             if not spawn:
                 raise DaemonError("no stopgap daemon is running; `stopgap daemon start` starts one")
-            if process is None and turn.take():
-                process = _spawn(files)
-            elif process is not None and (code := process.poll()) is not None:
+            try:
+                if process is None and turn.take():
+                    process = _spawn(files)
+            except OSError as error:
+                raise DaemonError(f"the stopgap daemon cannot be started: {told(error)}") from None
+            if process is not None and (code := process.poll()) is not None:
                 if code:
                     raise DaemonError(f"the stopgap daemon did not start: {_last_line(files.errors)}")
                 process = None  # it met another daemon that is coming or going: look again
@@ -360,6 +364,14 @@ _children: list[subprocess.Popen[bytes]] = []
 """Daemons started by this process; kept so that a dead one is reaped instead of staying a zombie."""
 
 
+@atexit.register
+def _let_go() -> None:
+    """A daemon outlives who started it, which `Popen` would call a process that nobody waited for."""
+    for child in _children:
+        if child.poll() is None:
+            child.returncode = 0
+
+
 def daemon_command() -> Sequence[str]:
     """How to run the daemon in the foreground. -P: a `json.py` in the working folder must not run in it."""
     return [sys.executable, "-P", "-m", "stopgap.daemon.resident"]
@@ -373,7 +385,6 @@ def _spawn(files: Place) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=errors,
             stderr=errors,
-            cwd=files.log.parent,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
             start_new_session=True,
         )

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_type_hints
 
 import platformdirs
 
-from .paths import slug
+from .paths import expanded, slug
 
 
 class ConfigError(Exception):
@@ -122,7 +122,7 @@ def write(key: str, value: str, environ: Mapping[str, str] = os.environ) -> Path
 
     The file is replaced at once. Raises `ConfigError` if it cannot be written or could not be read before.
     """
-    path = config_path(environ).expanduser().resolve()  # of a symlink the target is replaced, not the link
+    path = expanded(config_path(environ)).resolve()  # of a symlink the target is replaced, not the link
     known = _read(path)
     line = f"{key} = {json.dumps(value, ensure_ascii=False)}"
     old = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -195,7 +195,7 @@ def _checked(value: Any, kind: Any, item: dataclasses.Field[Any], origin: str) -
         raise ConfigError(f"{where} is empty")
     if item.name == "model" and value != "starter":
         # Relative to what? The daemon's working folder is not the user's.
-        value = str(Path(value).expanduser())
+        value = str(expanded(value))
         if not Path(value).is_absolute():
             raise ConfigError(f'{where} = {value!r}: "starter" or an absolute path was expected')
     return value

@@ -126,7 +126,7 @@ def _look_at_daemon(found: Diagnosis) -> int:
         found.problems.append(Problem(str(error), f"edit {config.config_path()}"))
         return 0
     except PathsError as error:
-        found.problems.append(Problem(str(error), "export STOPGAP_RUNTIME_DIR=FOLDER"))
+        found.problems.append(Problem(str(error), f"export {error.variable}=FOLDER"))
         return 0
     pid = transport.holder(files.lock)
     if pid is None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from .oneshot import InputError
+from .paths import expanded
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -73,12 +74,12 @@ def import_(
 
     if bits not in (4, 8, 16):
         raise InputError(f"--bits {bits}: 4, 8 or 16 was expected")
-    if (local := Path(source).expanduser()).exists():
+    if (local := expanded(source)).exists():
         source = str(local.absolute())  # the command that goes on must mean the same from any folder
     name = name or shelf.proposed_name(source, bits)
     out = shelf.place_for(name)
     if adapter is not None:
-        adapter = adapter.expanduser().absolute()
+        adapter = expanded(adapter).absolute()
         if not (adapter / "adapter_config.json").is_file():
             raise InputError(f"{adapter} is no adapter: a folder with adapter_config.json was expected")
     elif adapter_side is not None:

@@ -11,6 +11,7 @@ import os
 import re
 import stat
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,14 @@ LONGEST_SOCKET = 100
 
 
 class PathsError(Exception):
-    """The runtime folder cannot be trusted; `str()` is one line."""
+    """A folder that cannot be had or cannot be trusted; `str()` is one line with the remedy.
+
+    `variable` is the one that moves the folder.
+    """
+
+    def __init__(self, message: str, variable: str) -> None:
+        super().__init__(message)
+        self.variable = variable
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +52,7 @@ def place(key: str) -> Place:
     """The files of the daemon for `key` (`Config.key`); creates the folders.
 
     Raises:
-        PathsError: the runtime folder belongs to someone else or others may enter it.
+        PathsError: a folder cannot be made or belongs to someone else.
     """
     runtime, state = runtime_dir(key), state_dir()
     return Place(
@@ -60,7 +68,7 @@ def place(key: str) -> Place:
 def runtime_dir(key: str) -> Path:
     """A folder of mode 0700 owned by this user, short enough for `key`'s socket."""
     if wanted := os.environ.get("STOPGAP_RUNTIME_DIR", ""):
-        folder = Path(wanted)
+        folder = Path(wanted).absolute()
     elif base := os.environ.get("XDG_RUNTIME_DIR", ""):
         folder = Path(base) / "stopgap"
     elif os.name == "nt":
@@ -70,13 +78,34 @@ def runtime_dir(key: str) -> Path:
     if os.name != "nt" and len(os.fsencode(folder / f"{key}.sock")) > LONGEST_SOCKET:
         digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]
         folder = Path("/tmp") / f"stopgap-{os.getuid()}-{digest}"
-    return _private(folder)
+    return _private(folder, "STOPGAP_RUNTIME_DIR")
 
 
 def state_dir() -> Path:
     """Where log and counters live; mode 0700."""
     wanted = os.environ.get("STOPGAP_STATE_DIR", "")
-    return _private(Path(wanted) if wanted else Path(platformdirs.user_state_dir("stopgap", False)))
+    folder = Path(wanted).absolute() if wanted else Path(platformdirs.user_state_dir("stopgap", False))
+    return _private(folder, "STOPGAP_STATE_DIR")
+
+
+def expanded(path: str | Path) -> Path:
+    """`path` with the home folder for a ~ in front, or as it stands if there is no such user."""
+    with suppress(RuntimeError):
+        return Path(path).expanduser()
+    return Path(path)
+
+
+def settle() -> None:
+    """Makes relative paths in our variables absolute: for a process that is about to change its working folder."""
+    for variable in ("STOPGAP_CONFIG", "STOPGAP_DATA_DIR", "STOPGAP_RUNTIME_DIR", "STOPGAP_STATE_DIR"):
+        if given := os.environ.get(variable, ""):
+            os.environ[variable] = str(Path(given).absolute())
+
+
+def told(error: OSError) -> str:
+    """What a user is told of an error of the system: which file, and what is the matter with it."""
+    reason = error.strerror or type(error).__name__
+    return f"{os.fsdecode(error.filename)}: {reason}" if isinstance(error.filename, str | bytes) else reason
 
 
 def slug(name: str) -> str:
@@ -84,14 +113,18 @@ def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:24] or "model"
 
 
-def _private(folder: Path) -> Path:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if os.name == "nt":
-        return folder
-    # lstat: a symlink planted in a shared /tmp must not lead us into somebody else's folder.
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise PathsError(f"{folder} is not a folder of yours; set STOPGAP_RUNTIME_DIR to one that is")
-    if found.st_mode & 0o077:
-        folder.chmod(0o700)
+def _private(folder: Path, variable: str) -> Path:
+    """`folder`, made if it is missing; the errors name the variable that moves it."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.name == "nt":
+            return folder
+        # lstat: a symlink planted in a shared /tmp must not lead us into somebody else's folder.
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            raise PathsError(f"{folder} is not a folder of yours; set {variable} to one that is", variable)
+        if found.st_mode & 0o077:
+            folder.chmod(0o700)
+    except OSError as error:
+        raise PathsError(f"{told(error)}; set {variable} to a folder that you may write", variable) from None
     return folder

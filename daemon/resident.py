@@ -19,7 +19,7 @@ from typing import Any
 
 from . import hub, memory, transport
 from .config import Config, ConfigError, load
-from .paths import PathsError, Place, place
+from .paths import PathsError, Place, place, settle, told
 from .server import Server
 
 log = logging.getLogger("stopgap.resident")
@@ -33,6 +33,7 @@ _SILENT_S = 1.0
 def serve() -> int:
     """Runs the daemon in the foreground; the exit status."""
     hub.forbid()  # transformers, the slow reference, would look there
+    settle()
     try:
         config = load()
         files = place(config.key)
@@ -43,18 +44,24 @@ def serve() -> int:
         # Whoever waits for the lock sends it (`_become_the_one`), maybe before the loop has its handler.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     lock = transport.Lock(files.lock)
-    if not _become_the_one(lock, files):
-        return 0
-    os.chdir(files.log.parent)
-    os.umask(0o077)
-    _start_log(files.log, config.debug_log)
+    try:
+        if not _become_the_one(lock, files):
+            print(f"the stopgap daemon is process {transport.holder(files.lock)} already", file=sys.stderr)
+            return 0
+        os.chdir(files.log.parent)
+        os.umask(0o077)
+        _start_log(files.log, config.debug_log)
+    except OSError as error:
+        print(told(error), file=sys.stderr)
+        return 2
     # The default of 5 ms is what a frame would wait for while the worker runs Python between two kernels.
     sys.setswitchinterval(0.0005)
     try:
         clean = asyncio.run(_serve(config, files))
     except Exception as error:
         log.critical("the daemon failed: %s", memory.describe(error))
-        print(f"{type(error).__name__}; see {files.log}", file=sys.stderr)
+        what = told(error) if isinstance(error, OSError) else type(error).__name__
+        print(f"{what}; see {files.log}", file=sys.stderr)
         os._exit(1)
     logging.shutdown()
     if not clean:

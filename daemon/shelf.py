@@ -21,7 +21,7 @@ from pathlib import Path
 import platformdirs
 
 from . import config, transport
-from .paths import place
+from .paths import expanded, place
 
 STARTER = "starter"
 PARTIAL = ".partial"
@@ -54,7 +54,7 @@ class Shelved:
 def models_dir(environ: Mapping[str, str] = os.environ) -> Path:
     """STOPGAP_DATA_DIR, else the user's data folder, and `models` in it; may not exist."""
     wanted = environ.get("STOPGAP_DATA_DIR", "")
-    return (Path(wanted) if wanted else Path(platformdirs.user_data_dir("stopgap", False))) / "models"
+    return (Path(wanted).absolute() if wanted else Path(platformdirs.user_data_dir("stopgap", False))) / "models"
 
 
 def downloads_dir(environ: Mapping[str, str] = os.environ) -> Path:
@@ -95,6 +95,14 @@ def find(name: str) -> Shelved:
     near = difflib.get_close_matches(name, [model.name for model in models], 1, 0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(model.name for model in models)}"
     raise ShelfError(f"there is no model {name!r}; {hint}")
+
+
+def model_of(given: str) -> str:
+    """What the setting `model` is for `given`: a folder, or a name. Raises `ShelfError` if it is neither."""
+    folder = expanded(given)
+    if given == STARTER:
+        return given
+    return str(folder.absolute() if folder.exists() or folder.name != given else finished(given).folder)
 
 
 def finished(name: str) -> Shelved:

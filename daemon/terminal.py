@@ -87,7 +87,7 @@ def show_status(console: Console, status: wire.Status) -> None:
         ("device memory", size(status.device_bytes)),
         ("clients", str(status.clients)),
         ("queue", f"{status.running} running, {status.waiting} waiting"),
-        ("last hour", f"{status.requests} requests, p50 {status.p50_ms:.0f} ms, p95 {status.p95_ms:.0f} ms"),
+        ("last hour", f"{_count(status.requests, 'request')}, p50 {status.p50_ms:.0f} ms, p95 {status.p95_ms:.0f} ms"),
         ("daemon", f"process {status.pid}, up {status.uptime_s / 60:.0f} min, stopgap {status.version}"),
         ("socket", status.socket),
         ("log", status.log + ("  (debug_log is on: CONTAINS YOUR CODE)" if status.debug_log else "")),

@@ -86,7 +86,11 @@ class Lock:
         return self._file is not None
 
     def take(self) -> bool:
-        """Takes the lock if nobody holds it and writes our pid into the file; never waits."""
+        """Takes the lock if nobody holds it and writes our pid into the file; never waits.
+
+        Raises:
+            OSError: the file cannot be made or written; its `filename` says which.
+        """
         if self._file is not None:
             return True
         file = self._path.open("a+", encoding="ascii")
@@ -103,9 +107,12 @@ class Lock:
         except OSError:
             file.close()
             return False
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        try:
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"{os.getpid()}\n".encode("ascii"))
+        except OSError as error:  # a full disk
+            file.close()
+            raise OSError(error.errno, error.strerror, str(self._path)) from None
         self._file = file
         return True
 

@@ -100,9 +100,11 @@ def test_nothing_through_the_gate_is_exit_3_with_the_reason(stub_daemon: Place, 
         (["/nowhere/x.py", "--at", "1:1"], "No such file"),
         (["FILE", "--at", "1:1", "--language", "pyhton"], "unknown language 'pyhton'"),
         (["FILE", "--at", "1:1", "--candidates", "0"], "--candidates"),
+        (["FILE", "--at", "1:1", "--target", "x"], "--target"),
         (["FILE", "--at", "1:1", "--watch", "--json"], "--watch"),
         (["-", "--at", "1:1", "--in-place"], "--in-place needs a file"),
         (["FILE", "--at", "1:1", "--model", "/missing"], "name a folder"),
+        (["FILE", "--at", "1:1", "--model", "starte"], "did you mean 'starter'?"),
         (["FILE", "--at", "1:1", "--instruction", "error=FillError"], "the script said so"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
@@ -140,6 +142,55 @@ def test_a_bad_setting_is_one_line(stub_daemon: Place, stopgap: Run, file: Path)
     for arguments in (["fill", file, "--at", "1:1"], ["config"], ["status"], ["daemon", "start"]):
         ran = stopgap(*arguments)
         assert ran.status == 2 and "did you mean 'idle_minutes'" in ran.err and ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("variable", ["STOPGAP_RUNTIME_DIR", "STOPGAP_STATE_DIR"])
+def test_a_folder_that_cannot_be_made_is_one_line_with_the_variable_that_moves_it(
+    stub_daemon: Place, stopgap: Run, file: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, str(file / "below-a-file"))
+    for arguments in (["fill", file, "--at", "1:1"], ["status"], ["daemon", "stop"], ["daemon", "run"]):
+        ran = stopgap(*arguments)
+        assert ran.status == 2 and f"Not a directory; set {variable}" in ran.err and ran.err.count("\n") == 1
+
+
+def test_folders_named_from_here_are_found_by_the_daemon_elsewhere(
+    stub_daemon: Place, stopgap: Run, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(stub_daemon.socket.parent.parent)
+    monkeypatch.setenv("STOPGAP_RUNTIME_DIR", "run")
+    monkeypatch.setenv("STOPGAP_STATE_DIR", "state")
+    monkeypatch.setenv("STOPGAP_CONFIG", "config.toml")
+    assert stopgap("fill", file, "--at", "2:5").status == 0
+    assert transport.holder(stub_daemon.lock)
+
+
+WITHOUT_A_BYTE = """
+import resource, sys
+from stopgap.daemon.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+sys.argv = ["stopgap", *sys.argv[1:]]
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(("arguments", "status"), [(["fill", "FILE", "--at", "2:5"], 1), (["daemon", "run"], 2)])
+def test_where_not_a_byte_can_be_written_no_daemon_starts_and_the_file_is_named(
+    stub_daemon: Place, file: Path, arguments: list[str], status: int
+) -> None:
+    words = [str(file) if word == "FILE" else word for word in arguments]
+    ran = subprocess.run(
+        [sys.executable, "-P", "-c", WITHOUT_A_BYTE, *words], capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stdout) == (status, "")
+    assert f"{stub_daemon.socket.parent}/starter." in ran.stderr and ran.stderr.endswith(": File too large\n")
+    assert ran.stderr.count("\n") == 1
+
+
+def test_a_second_daemon_in_the_foreground_names_the_first(stub_daemon: Place, stopgap: Run, file: Path) -> None:
+    assert stopgap("fill", file, "--at", "2:5").status == 0
+    ran = stopgap("daemon", "run")
+    assert ran.err == f"the stopgap daemon is process {transport.holder(stub_daemon.lock)} already\n"
 
 
 def test_config_shows_values_and_their_origin(stub_daemon: Place, stopgap: Run) -> None:

@@ -75,7 +75,8 @@ def test_a_cancellation_that_comes_with_the_greeting_is_not_lost(
 
 def test_the_daemon_survives_the_process_that_started_it(stub_daemon: Place) -> None:
     starter = "import asyncio; from stopgap.daemon.client import Client; asyncio.run(Client.connect('starter'))"
-    subprocess.run([sys.executable, "-P", "-c", starter], check=True)
+    left = subprocess.run([sys.executable, "-P", "-W", "always", "-c", starter], check=True, capture_output=True)
+    assert b"still running" not in left.stderr, "that it outlives its starter is no leak"
 
     async def work() -> None:
         client = await Client.connect("heir", spawn=False)

@@ -59,7 +59,13 @@ def test_a_mistake_in_the_file_is_one_line_with_its_place(tmp_path: Path, text: 
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("STOPGAP_THREADS", "many"), ("STOPGAP_DEBUG_LOG", "maybe"), ("STOPGAP_MODEL", "")]
+    ("name", "value"),
+    [
+        ("STOPGAP_THREADS", "many"),
+        ("STOPGAP_DEBUG_LOG", "maybe"),
+        ("STOPGAP_MODEL", ""),
+        ("STOPGAP_MODEL", "~nobody-of-that-name/model"),
+    ],
 )
 def test_a_mistake_in_a_variable_names_it(tmp_path: Path, name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=name):

@@ -117,6 +117,19 @@ def test_an_unknown_name_is_told_what_is_near_or_what_there_is(models: Path) -> 
         shelf.find("qqq")
 
 
+def test_a_model_is_given_by_its_name_or_its_folder(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = put(models, "mine")
+    monkeypatch.chdir(models)
+    (models / "beside").mkdir()
+    for given, meant in [("starter", "starter"), (str(folder), str(folder)), ("./mine", str(folder))]:
+        assert shelf.model_of(given) == meant
+    assert shelf.model_of("beside") == str(models / "beside"), "a folder that is here comes first"
+    monkeypatch.chdir("/")
+    assert shelf.model_of("mine") == str(folder)
+    with pytest.raises(shelf.ShelfError, match="did you mean 'mine'"):
+        shelf.model_of("mime")
+
+
 def test_use_writes_the_configuration_and_nothing_else_in_it(models: Path) -> None:
     folder = put(models, "m")
     path = config.config_path()
