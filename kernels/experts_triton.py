@@ -10,7 +10,9 @@ A pair is a token and one of its experts, numbered token * top_k + rank; there a
    expert has to know how many tiles the others need, and P // 16 + E tiles hold any routing. At most one tile an
    expert stays empty; its programs end at once.
 3. `gate_up_kernel`, a program per tile and block of hidden columns: both products of a column, then the gate.
-   Tiles follow each other, so that an expert's second tile finds the codes in the L2.
+   Tiles follow each other, so that an expert's second tile finds the codes in the L2. In bf16 the hidden values would
+   be rounded as coarsely as the result is; they are kept in fp16, counted in a power of two that each program chooses
+   for each of its rows, so that none is too large for fp16 and none too small that matters.
 4. `down_kernel`, the same for the outputs; each pair's row, times its weight, is written in fp32.
 5. `add_kernel` adds a token's rows, best expert first: the result depends on nothing else in the batch.
 
@@ -46,6 +48,8 @@ CUTS: dict[tuple[int, bool], Blocks] = {
 }
 AT_ONCE = 2048
 """Tokens; more go in parts. What the experts return for them takes 8 rows of fp32 each, 185 MB in the 26B."""
+LEAST = 32
+"""Hidden columns that share a unit, at least: half a group, which is what `product` takes at once."""
 CHUNK = 1024
 """Pairs that `group_kernel` looks at together."""
 STRIP = 1024
@@ -66,20 +70,24 @@ def experts(x: Tensor, scores: Tensor, gate_up: Quantised, down: Quantised, top_
     chosen, order = (torch.empty(pairs, dtype=torch.int32, device=x.device) for _ in range(2))
     weights = torch.empty(pairs, dtype=torch.float32, device=x.device)
     table = torch.empty((tiles, 3), dtype=torch.int32, device=x.device)
-    between = x.new_empty((pairs, hidden))
+    first, second = (CUTS[bits(weight), pairs > FULL * count] for weight in (gate_up, down))
+    columns = max(LEAST, first.outputs // 2)
+    unit = 0 if x.dtype == torch.float32 else columns
+    between = torch.empty((pairs, hidden), dtype=torch.float16 if unit else x.dtype, device=x.device)
+    units = torch.empty((pairs, triton.cdiv(hidden, columns)), dtype=torch.float32, device=x.device)
     returned = torch.empty((pairs, width), dtype=torch.float32, device=x.device)
     choose_kernel[(tokens,)](scores.contiguous(), chosen, weights, E=count, TOP_K=top_k, num_warps=1)
     chunk = min(CHUNK, triton.next_power_of_2(pairs))
     group_kernel[(count,)](chosen, order, table, pairs, CHUNK=chunk, TILE=TILE, num_warps=min(4, max(1, chunk // 64)))
-    first, second = (CUTS[bits(weight), pairs > FULL * count] for weight in (gate_up, down))
     by_row, by_group = scale_strides(gate_up)
-    gate_up_kernel[(tiles, triton.cdiv(hidden, first.outputs // 2))](
+    gate_up_kernel[(tiles, triton.cdiv(hidden, columns))](
         x.contiguous(),
         order,
         table,
         gate_up.codes,
         gate_up.scale,
         between,
+        units,
         TOP_K=top_k,
         IN=width,
         HIDDEN=hidden,
@@ -88,7 +96,8 @@ def experts(x: Tensor, scores: Tensor, gate_up: Quantised, down: Quantised, top_
         BY_GROUP=by_group,
         BITS=bits(gate_up),
         ROWS=TILE,
-        COLUMNS=first.outputs // 2,
+        COLUMNS=columns,
+        UNIT=unit,
         SLICES=first.slices,
         STAGES=first.stages,
         INTERPRETED=INTERPRETED,
@@ -97,6 +106,7 @@ def experts(x: Tensor, scores: Tensor, gate_up: Quantised, down: Quantised, top_
     by_row, by_group = scale_strides(down)
     down_kernel[(tiles, triton.cdiv(width, second.outputs))](
         between,
+        units,
         order,
         table,
         weights,
@@ -111,6 +121,7 @@ def experts(x: Tensor, scores: Tensor, gate_up: Quantised, down: Quantised, top_
         BITS=bits(down),
         ROWS=TILE,
         OUTPUTS=second.outputs,
+        UNIT=unit,
         SLICES=second.slices,
         STAGES=second.stages,
         INTERPRETED=INTERPRETED,
@@ -176,6 +187,15 @@ def group_kernel(chosen, order, table, pairs, CHUNK: tl.constexpr, TILE: tl.cons
 
 
 @triton.jit
+def pairs_of(table, tile, ROWS: tl.constexpr):
+    """A tile's expert, the places [ROWS] of its pairs in `order`, and which of them there are."""
+    rows = tl.arange(0, ROWS)
+    expert = tl.load(table + tile * 3).to(tl.int64)
+    count = tl.load(table + tile * 3 + 2)
+    return expert, tl.load(table + tile * 3 + 1) + rows, rows < count
+
+
+@triton.jit
 def gate_up_kernel(
     x,
     order,
@@ -183,6 +203,7 @@ def gate_up_kernel(
     codes,
     scale,
     between,
+    units,
     TOP_K: tl.constexpr,
     IN: tl.constexpr,
     HIDDEN: tl.constexpr,
@@ -192,22 +213,20 @@ def gate_up_kernel(
     BITS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    UNIT: tl.constexpr,
     SLICES: tl.constexpr,
     STAGES: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
     """gelu(x @ gateᵀ) * (x @ upᵀ) of one tile and COLUMNS hidden columns, to [P, HIDDEN] by place in `order`.
 
-    Gate and up of a column are neighbours in the product, which one thread holds: no exchange to multiply them.
+    Gate and up of a column are neighbours in the product, which one thread holds: no exchange to multiply them. With
+    UNIT, which is COLUMNS, a row's numbers are counted in a power of two that goes to `units` [P, HIDDEN / COLUMNS].
     """
     tile = tl.program_id(0)
-    count = tl.load(table + tile * 3 + 2)
-    if count == 0:
+    if tl.load(table + tile * 3 + 2) == 0:
         return
-    expert = tl.load(table + tile * 3).to(tl.int64)
-    rows = tl.arange(0, ROWS)
-    live = rows < count
-    place = tl.load(table + tile * 3 + 1) + rows
+    expert, place, live = pairs_of(table, tile, ROWS)
     token = tl.load(order + place, mask=live, other=0) // TOP_K
     start = tl.program_id(1) * COLUMNS
     both = tl.arange(0, 2 * COLUMNS)
@@ -234,6 +253,14 @@ def gate_up_kernel(
     twice = 1.5957691216057308 * (gate + 0.044715 * gate * gate * gate)
     gated = gate / (1.0 + tl.exp(-twice)) * up
     column = start + tl.arange(0, COLUMNS)
+    if UNIT:
+        # The exponent of the largest, so that it lies from 2^14 to 2^15; of an infinite one as of any other.
+        peak = tl.max(tl.where((column < HIDDEN)[None, :], tl.abs(gated), 0.0), 1)
+        exponent = (peak.to(tl.int32, bitcast=True) >> 23) & 255
+        exponent = tl.maximum(exponent, 28) - 14
+        gated *= ((254 - exponent) << 23).to(tl.float32, bitcast=True)[:, None]
+        own = (exponent << 23).to(tl.float32, bitcast=True)
+        tl.store(units + place * ((HIDDEN + COLUMNS - 1) // COLUMNS) + tl.program_id(1), own, mask=live)
     places = between + place.to(tl.int64)[:, None] * HIDDEN + column[None, :]
     tl.store(
         places, rounded(gated, between.dtype.element_ty, INTERPRETED), mask=live[:, None] & (column < HIDDEN)[None, :]
@@ -243,6 +270,7 @@ def gate_up_kernel(
 @triton.jit
 def down_kernel(
     between,
+    units,
     order,
     table,
     weights,
@@ -257,20 +285,24 @@ def down_kernel(
     BITS: tl.constexpr,
     ROWS: tl.constexpr,
     OUTPUTS: tl.constexpr,
+    UNIT: tl.constexpr,
     SLICES: tl.constexpr,
     STAGES: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
     """What one tile's expert returns, times the pair's weight, to [P, OUT] by pair in fp32."""
     tile = tl.program_id(0)
-    count = tl.load(table + tile * 3 + 2)
-    if count == 0:
+    if tl.load(table + tile * 3 + 2) == 0:
         return
-    expert = tl.load(table + tile * 3).to(tl.int64)
-    rows = tl.arange(0, ROWS)
-    live = rows < count
-    place = tl.load(table + tile * 3 + 1) + rows
+    expert, place, live = pairs_of(table, tile, ROWS)
     output = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
+    if UNIT:
+        COUNT: tl.constexpr = (HIDDEN + UNIT - 1) // UNIT
+        number = tl.arange(0, triton.next_power_of_2(COUNT))
+        kept = live[:, None] & (number < COUNT)[None, :]
+        unit = tl.max(tl.load(units + place[:, None] * COUNT + number[None, :], mask=kept, other=1e-38), 1)
+    else:
+        unit = tl.full((ROWS,), 1.0, tl.float32)
     total = product(
         between,
         place,
@@ -287,7 +319,11 @@ def down_kernel(
         SLICES,
         STAGES,
         INTERPRETED,
+        units,
+        unit,
+        UNIT,
     )
+    total *= unit[:, None]
     pair = tl.load(order + place, mask=live, other=0)
     total *= tl.load(weights + pair, mask=live, other=0.0)[:, None]
     places = returned + pair.to(tl.int64)[:, None] * OUT + output[None, :]

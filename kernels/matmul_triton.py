@@ -5,7 +5,7 @@ Knows nothing of models or files. Imported only where Triton runs: on CUDA, or o
 With few rows the time is that of reading the codes, so the loop is cut for that:
 - 16 or 32 rows fill no tile, and warps side by side over the outputs would be few. So each warp takes its own 64 of
   the inputs (a batched dot puts the batch on the warps) and the partial sums meet once, at the end, in a fixed order.
-- Codes stay exact in bf16 (-127..127, -8..7) and the scale multiplies the sums: fewer instructions and no rounding.
+- Codes stay exact in bf16 and fp16 (-127..127, -8..7) and the scale multiplies the sums: fewer instructions and no rounding.
 - Codes, scales and rows all come through the asynchronous copy pipeline, 16 bytes a thread.
 Unpacking is the other cost. An SM issues 128 instructions of a thread a clock; an H200 at 4.8 TB/s delivers 43 int4
 or 21 int8 weights in that time, a 4090 6 or 3. The machine code for sm_90 takes 3 to 5 instructions a weight (loop
@@ -46,6 +46,34 @@ fma.rn.bf16x2 $2, $2, one, bias;
 fma.rn.bf16x2 $3, $3, one, bias;
 }""")
 """Four bytes of nibbles to two times four bf16. 0x43 before a nibble makes the bf16 number 128 + nibble; minus 136."""
+
+UNPACK_HALF = tl.constexpr("""{
+.reg .b32 low, high, bias;
+mov.b32 bias, 0xe408e408;
+and.b32 low, $4, 0x0f0f0f0f;
+shr.u32 high, $4, 4;
+and.b32 high, high, 0x0f0f0f0f;
+prmt.b32 $0, low, 0x64646464, 0x5140;
+prmt.b32 $1, low, 0x64646464, 0x5342;
+prmt.b32 $2, high, 0x64646464, 0x5140;
+prmt.b32 $3, high, 0x64646464, 0x5342;
+add.rn.f16x2 $0, $0, bias;
+add.rn.f16x2 $1, $1, bias;
+add.rn.f16x2 $2, $2, bias;
+add.rn.f16x2 $3, $3, bias;
+}""")
+"""The same to fp16: 0x64 before a nibble is 1024 + nibble; minus 1032."""
+
+BYTES_HALF = tl.constexpr("""{
+.reg .b32 moved, bias;
+mov.b32 bias, 0xe480e480;
+xor.b32 moved, $2, 0x80808080;
+prmt.b32 $0, moved, 0x64646464, 0x5140;
+prmt.b32 $1, moved, 0x64646464, 0x5342;
+add.rn.f16x2 $0, $0, bias;
+add.rn.f16x2 $1, $1, bias;
+}""")
+"""Four int8 to four fp16: 0x64 before a byte is 1024 + byte, which is the number plus 128; minus 1152."""
 
 
 class Blocks(NamedTuple):
@@ -168,11 +196,15 @@ def product(
     SLICES: tl.constexpr,
     STAGES: tl.constexpr,
     INTERPRETED: tl.constexpr,
+    units=None,
+    unit=None,
+    UNIT: tl.constexpr = 0,
 ):
     """Rows `at` [ROWS] of x [..., IN] times rows `row` [OUTPUTS] of a quantised matrix: [ROWS, OUTPUTS] in fp32.
 
-    Rows that are not `live` are zero. The interpreter would multiply the bits of bf16 numbers as if they were
-    integers, so it gets fp32.
+    Rows that are not `live` are zero. With UNIT, every UNIT numbers of a row of x are counted in a unit of their own,
+    `units` [..., IN / UNIT], and the result in `unit` [ROWS], none of which is larger. The interpreter would multiply
+    the bits of bf16 numbers as if they were integers, so it gets fp32.
     """
     RUN: tl.constexpr = 64  # GROUP: as a global it would be no number in the interpreter
     HALF: tl.constexpr = 32
@@ -197,6 +229,10 @@ def product(
         total = tl.zeros((SLICES, ROWS, OUTPUTS), tl.float32)
     for step in tl.range(0, tl.cdiv(IN, STEP), num_stages=STAGES):
         done = step * STEP
+        group = step * SLICES + by_slice
+        if UNIT:
+            share = shares(units, at, live, unit, group * RUN, IN, UNIT, SLICES)
+            more_share = shares(units, at, live, unit, group * RUN + HALF, IN, UNIT, SLICES)
         if BITS == 8:
             if WHOLE:
                 weights = tl.load(taken + done + there)
@@ -204,11 +240,16 @@ def product(
             else:
                 weights = tl.load(taken + done + there, mask=done + there < IN, other=0)
                 rows = tl.load(given + done + here, mask=keep & (done + here < IN), other=0.0)
+            if UNIT:
+                rows *= tl.where(here % RUN < HALF, share, more_share)
             if INTERPRETED:
                 rows = rows.to(tl.float32)
+            if rows.dtype == tl.float16:
+                weights = tl.inline_asm_elementwise(
+                    BYTES_HALF, "=r,=r,r", [weights], dtype=tl.float16, is_pure=True, pack=4
+                )
             total = tl.dot(rows, weights.to(rows.dtype), total, input_precision="ieee")
         else:
-            group = step * SLICES + by_slice
             if WHOLE:
                 packed = tl.load(taken + done // 2 + there_low)
                 rows = tl.load(given + done + low, mask=keep, other=0.0)
@@ -217,14 +258,22 @@ def product(
                 packed = tl.load(taken + done // 2 + there_low, mask=done // 2 + there_low < BYTES, other=0)
                 rows = tl.load(given + done + low, mask=keep & (done + low < IN), other=0.0)
                 more = tl.load(given + done + low + HALF, mask=keep & (done + low < IN), other=0.0)
+            if UNIT:
+                rows *= share
+                more *= more_share
             if INTERPRETED:
                 rows, more = rows.to(tl.float32), more.to(tl.float32)
-            if rows.dtype != tl.bfloat16:
+            if rows.dtype == tl.float32:
                 weights = ((packed & 15).to(tl.int8) - 8).to(rows.dtype)
                 others = ((packed >> 4).to(tl.int8) - 8).to(rows.dtype)
             else:
                 weights, others = tl.inline_asm_elementwise(
-                    UNPACK, "=r,=r,=r,=r,r", [packed], dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=4
+                    UNPACK if rows.dtype == tl.bfloat16 else UNPACK_HALF,
+                    "=r,=r,=r,=r,r",
+                    [packed],
+                    dtype=(rows.dtype, rows.dtype),
+                    is_pure=True,
+                    pack=4,
                 )
             part = tl.dot(rows, weights, input_precision="ieee")
             part = tl.dot(more, others, part, input_precision="ieee")
@@ -240,6 +289,20 @@ def product(
     if BITS == 8:
         total *= tl.load(scale + row * BY_ROW)[None, :]
     return total
+
+
+@triton.jit
+def shares(units, at, live, unit, start, IN: tl.constexpr, UNIT: tl.constexpr, SLICES: tl.constexpr):
+    """The units of numbers `start` [SLICES] of rows `at` [ROWS], counted in `unit` [ROWS], as product's rows are cut.
+
+    A quotient of powers of two: fp16 holds it exactly, or it is below 2^-24 and what it belongs to counts for nothing.
+    """
+    COUNT: tl.constexpr = (IN + UNIT - 1) // UNIT
+    number = start // UNIT
+    places = units + at[None, :] * COUNT + number[:, None]
+    own = tl.load(places, mask=live[None, :] & (number < COUNT)[:, None], other=0.0)
+    found = (own / unit[None, :]).to(tl.float16)
+    return tl.trans(found) if SLICES == 1 else found[:, :, None]
 
 
 @triton.jit

@@ -15,9 +15,9 @@ from stopgap.kernels.experts import experts, reference
 from stopgap.kernels.quantised import Int4Groups, Int8Rows, Quantised
 
 FORMATS = (Int8Rows, Int4Groups)
-EXACT, BF16 = 2e-6, 2.6e-3
-"""Relative root mean square against fp32. Rounding to bf16 is 1.7e-3, and it happens twice: between the two products,
-as in every bf16 model, and in the result."""
+EXACT, BF16 = 2e-6, 2e-3
+"""Relative root mean square against fp32. Rounding the result to bf16 is 1.7e-3; between the two products, where every
+bf16 model rounds a second time (2.2e-3 in all), the hidden values keep three bits more."""
 
 
 def by_loop(
@@ -103,14 +103,46 @@ def test_triton_mixes_as_the_reference_does(
     assert path.ran["experts", "triton"] == before + 1
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter is numpy
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize(
+    ("size", "loud"),
+    [
+        (1.0, 1.0),
+        (1e-12, 1.0),  # hidden values of 1e-24: below anything that fp16 holds
+        (1e4, 1.0),  # of 1e8: above its largest, 65,504
+        (1e12, 1.0),
+        (1.0, 1e4),  # one hidden column is 1e8 times as large as the others
+    ],
+)
+@pytest.mark.usefixtures("interpreted")
+def test_in_bf16_only_the_last_rounding_is_lost_however_large_the_hidden_values(
+    form: type[Quantised], size: float, loud: float
+) -> None:
+    noise = torch.Generator().manual_seed(1)
+    width, hidden = 64, 104 if form is Int8Rows else 128
+    gate_up = torch.randn(2, 2 * hidden, width, generator=noise) / width**0.5
+    gate_up[:, 70] *= loud
+    gate_up[:, hidden + 70] *= loud
+    down = form.of(torch.randn(2, width, hidden, generator=noise) / hidden**0.5)
+    weight = form.of(gate_up)
+    x, scores = (size * drawn(4, width)).bfloat16(), drawn(4, 2).bfloat16()
+    got, expected = experts(x, scores, weight, down, 2), reference(x.float(), scores, weight, down, 2)
+    assert got.dtype == torch.bfloat16
+    assert error(got, expected) < BF16
+    assert all(error(*rows) < 1.25 * BF16 for rows in zip(got, expected, strict=True)), "64 numbers say it less exactly"
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter is numpy
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.usefixtures("interpreted")
-def test_in_bf16_only_two_roundings_are_lost(form: type[Quantised]) -> None:
+def test_hidden_values_that_are_no_numbers_break_only_their_token(form: type[Quantised]) -> None:
     gate_up, down = layer(2, 64, 64, form)
-    x, scores = drawn(4, 64).bfloat16(), drawn(4, 2).bfloat16()
+    x, scores = drawn(3, 64).bfloat16(), drawn(3, 2).bfloat16()
+    x[0], x[1] = torch.nan, torch.inf
     got = experts(x, scores, gate_up, down, 2)
-    assert got.dtype == torch.bfloat16
-    assert error(got, reference(x.float(), scores, gate_up, down, 2)) < BF16
+    assert not got[:2].isfinite().any()
+    assert error(got[2], reference(x[2:].float(), scores[2:], gate_up, down, 2)[0]) < 1.25 * BF16
 
 
 @pytest.mark.usefixtures("interpreted")

@@ -77,7 +77,7 @@ def matmuls() -> Iterator[Case]:
 
 
 def mixtures() -> Iterator[Case]:
-    from stopgap.kernels.experts_triton import CHUNK, CUTS, STRIP, TILE
+    from stopgap.kernels.experts_triton import CHUNK, CUTS, LEAST, STRIP, TILE
 
     module = "experts_triton"
     choice = {"scores": BF16, "chosen": I32, "weights": F32}
@@ -88,12 +88,15 @@ def mixtures() -> Iterator[Case]:
     for (bits, full), cut in CUTS.items():
         note = f"int{bits}-{'full' if full else 'few'}"
         common = {"BITS": bits, "ROWS": TILE, "SLICES": cut.slices, "STAGES": cut.stages, "INTERPRETED": False}
-        types = {"x": BF16, "order": I32, "table": I32, **stored(bits), "between": BF16}
-        sizes = {"TOP_K": TOP_K, "IN": WIDTH, "HIDDEN": HIDDEN, "COLUMNS": cut.outputs // 2}
+        types = {"x": BF16, "order": I32, "table": I32, **stored(bits), "between": F16, "units": F32}
+        columns = max(LEAST, cut.outputs // 2)
+        sizes = {"TOP_K": TOP_K, "IN": WIDTH, "HIDDEN": HIDDEN, "COLUMNS": columns, "UNIT": columns}
         constants = common | sizes | strides(bits, 2 * HIDDEN, WIDTH)
         yield Case(module, "gate_up_kernel", types, constants, cut.warps, note=note)
-        types = {"between": BF16, "order": I32, "table": I32, "weights": F32, **stored(bits), "returned": F32}
-        constants = common | {"HIDDEN": HIDDEN, "OUT": WIDTH, "OUTPUTS": cut.outputs} | strides(bits, WIDTH, HIDDEN)
+        types = {"between": F16, "units": F32, "order": I32, "table": I32, "weights": F32, "returned": F32}
+        types |= stored(bits)
+        sizes = {"HIDDEN": HIDDEN, "OUT": WIDTH, "OUTPUTS": cut.outputs, "UNIT": columns}
+        constants = common | sizes | strides(bits, WIDTH, HIDDEN)
         yield Case(module, "down_kernel", types, constants, cut.warps, note=note)
     sizes = {"TOP_K": TOP_K, "OUT": WIDTH, "STRIP": STRIP, "INTERPRETED": False}
     yield Case(module, "add_kernel", {"returned": F32, "out": BF16}, sizes, 4)

@@ -97,45 +97,59 @@ def test_no_rows_are_no_error() -> None:
     assert matmul(x[:0], weight).shape == (0, 16)
 
 
+def follow(code: str, dtype: torch.dtype, given: str, word: int) -> dict[str, int]:
+    """The registers after a few lines of PTX with `word` in register `given`; numbers are pairs of `dtype`."""
+    held = {given: word}
+
+    def value(name: str) -> int:
+        return held[name] if name in held else int(name, 0)
+
+    for line in code.splitlines():
+        operation, _, rest = line.rstrip(";}").partition(" ")
+        into, *names = rest.split(", ")
+        match operation:
+            case "mov.b32":
+                held[into] = value(names[0])
+            case "and.b32":
+                held[into] = value(names[0]) & value(names[1])
+            case "xor.b32":
+                held[into] = value(names[0]) ^ value(names[1])
+            case "shr.u32":
+                held[into] = value(names[0]) >> value(names[1])
+            case "prmt.b32":
+                both = value(names[0]).to_bytes(4, "little") + value(names[1]).to_bytes(4, "little")
+                picked = (both[value(names[2]) >> 4 * place & 7] for place in range(4))
+                held[into] = int.from_bytes(picked, "little")
+            case "fma.rn.bf16x2" | "add.rn.f16x2":
+                first, *others, last = (halves(value(name), dtype) for name in names)
+                total = (first * others[0] if others else first) + last
+                held[into] = int.from_bytes(bytes(total.view(torch.uint8).tolist()), "little")
+            case _:
+                assert operation in {"{", ".reg", ""}, operation
+    return held
+
+
+def halves(word: int, dtype: torch.dtype) -> Tensor:
+    return torch.tensor(list(word.to_bytes(4, "little")), dtype=torch.uint8).view(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 @pytest.mark.usefixtures("interpreted")
-def test_the_machine_code_that_unpacks_four_bytes_gives_their_nibbles_in_order() -> None:
-    """The interpreter cannot run it and takes another way, so its five instructions are followed here."""
-    from stopgap.kernels.matmul_triton import UNPACK
+def test_the_machine_code_that_unpacks_four_bytes_gives_their_numbers_in_order(dtype: torch.dtype) -> None:
+    """The interpreter cannot run it and takes another way, so its instructions are followed here."""
+    from stopgap.kernels.matmul_triton import BYTES_HALF, UNPACK, UNPACK_HALF
 
-    def run(word: int) -> list[float]:
-        held = {"$4": word}
-
-        def value(name: str) -> int:
-            return held[name] if name in held else int(name, 0)
-
-        for line in UNPACK.value.splitlines():
-            operation, _, rest = line.rstrip(";}").partition(" ")
-            into, *given = rest.split(", ")
-            match operation:
-                case "mov.b32":
-                    held[into] = value(given[0])
-                case "and.b32":
-                    held[into] = value(given[0]) & value(given[1])
-                case "shr.u32":
-                    held[into] = value(given[0]) >> value(given[1])
-                case "prmt.b32":
-                    both = value(given[0]).to_bytes(4, "little") + value(given[1]).to_bytes(4, "little")
-                    picked = (both[value(given[2]) >> 4 * place & 7] for place in range(4))
-                    held[into] = int.from_bytes(picked, "little")
-                case "fma.rn.bf16x2":
-                    a, b, c = (halves(value(name)) for name in given)
-                    held[into] = int.from_bytes(bytes((a * b + c).view(torch.uint8).tolist()), "little")
-                case _:
-                    assert operation in {"{", ".reg", ""}, operation
-        return [number for place in range(4) for number in halves(held[f"${place}"]).tolist()]
-
-    def halves(word: int) -> Tensor:
-        return torch.tensor(list(word.to_bytes(4, "little")), dtype=torch.uint8).view(torch.bfloat16)
+    def run(code: str, outputs: int, word: int) -> list[float]:
+        held = follow(code, dtype, f"${outputs}", word)
+        return [number for place in range(outputs) for number in halves(held[f"${place}"], dtype).tolist()]
 
     for first in range(0, 256, 4):
         four = list(range(first, first + 4))
-        expected = [(byte & 15) - 8 for byte in four] + [(byte >> 4) - 8 for byte in four]
-        assert run(int.from_bytes(bytes(four), "little")) == expected
+        word = int.from_bytes(bytes(four), "little")
+        nibbles = [(byte & 15) - 8 for byte in four] + [(byte >> 4) - 8 for byte in four]
+        assert run((UNPACK if dtype == torch.bfloat16 else UNPACK_HALF).value, 4, word) == nibbles
+        if dtype == torch.float16:
+            assert run(BYTES_HALF.value, 2, word) == [byte - 256 if byte > 127 else byte for byte in four]
 
 
 @pytest.mark.gpu
