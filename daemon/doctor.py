@@ -196,8 +196,8 @@ def _look_at_devices(found: Diagnosis, held: int, models: Sequence[Shelved]) -> 
     here = devices.found()
     if found.driver and all(one.kind == "cpu" for one in here):
         what = f"there is an NVIDIA GPU ({found.driver}), but {found.torch} cannot use it"
-        fix = f"{sys.executable} -m pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu130"
-        found.problems.append(Problem(what, fix))
+        again = "; where pip's index gives the same build again, see GPU in README.md"
+        found.problems.append(Problem(what + again, f"{sys.executable} -m pip install --force-reinstall torch"))
     speeds: dict[str, Speed] = {}
     for one in here:
         speed = known_speed(one.title) if one.kind != "cpu" else None

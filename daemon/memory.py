@@ -1,7 +1,7 @@
 """Memory of this process and of the device: how much, how to give it back, how errors about it look.
 
-Knows nothing of requests. torch is looked at only if it is already loaded, so that asking costs nothing. What is
-asked of Apple's mps follows torch's documentation and has not been run on such a machine.
+Knows nothing of requests, nor how a device is asked about itself (`infill.devices`). torch is looked at only if an
+engine has loaded it, so that asking costs nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,9 @@ def memory() -> Memory:
         import resource
 
         rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    torch, kind = _accelerator()
-    if kind == "mps":
-        return Memory(rss, int(torch.mps.driver_allocated_memory()))
-    return Memory(rss, int(torch.cuda.memory_reserved()) if kind else 0)
+    devices = _devices()
+    device = devices.in_use() if devices else None
+    return Memory(rss, devices.held_memory(device) if device else 0)
 
 
 def describe(error: BaseException) -> str:
@@ -47,7 +46,7 @@ def describe(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    torch = _torch()
+    torch = sys.modules.get("torch")
     if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
     # torch on a CPU and on Apple's GPUs
@@ -66,10 +65,10 @@ def forget_frames(error: BaseException) -> None:
 
 
 def free_device_bytes() -> int | None:
-    torch, kind = _accelerator()
-    if kind == "mps":
-        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    return int(torch.cuda.mem_get_info()[0]) if kind else None
+    """What any process could take of the accelerator in hand; None without one."""
+    devices = _devices()
+    device = devices.in_use() if devices else None
+    return int(devices.unclaimed_memory(device)) if device else None
 
 
 def set_aside() -> None:
@@ -86,9 +85,9 @@ def trim() -> None:
     gc.unfreeze()
     gc.collect()
     set_aside()
-    torch, kind = _accelerator()
-    if kind:
-        getattr(torch, kind).empty_cache()
+    devices = _devices()
+    if devices and (device := devices.in_use()):
+        devices.give_back(device)
     _trim_heap()
 
 
@@ -105,16 +104,6 @@ def _trim_heap() -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
-def _accelerator() -> tuple[Any, Literal["", "cuda", "mps"]]:
-    """torch, if something has loaded it, and the kind of accelerator that it has in hand."""
-    torch = _torch()
-    if torch is None:
-        return None, ""
-    if torch.cuda.is_initialized():
-        return torch, "cuda"
-    return torch, "mps" if torch.backends.mps.is_available() else ""
-
-
-def _torch() -> Any:
-    """The module if something has loaded it, else None."""
-    return sys.modules.get("torch")
+def _devices() -> Any:
+    """The module if an engine has loaded it, else None: importing it would import torch."""
+    return sys.modules.get("stopgap.infill.devices")

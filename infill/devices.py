@@ -62,11 +62,36 @@ def resolve(wanted: str) -> torch.device:
 def free_memory(device: torch.device) -> int | None:
     """Bytes that a model could take on `device` now; None where nobody knows."""
     if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-        return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return unclaimed_memory(device) + held_memory(device) - int(torch.cuda.memory_allocated(device))
+    if device.type == "mps":
+        return unclaimed_memory(device)
+    return available_memory()
+
+
+def in_use() -> torch.device | None:
+    """The accelerator that this process has in hand; None if it has touched none. Touches none itself."""
+    if torch.cuda.is_initialized():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("mps") if torch.backends.mps.is_available() else None
+
+
+def held_memory(device: torch.device) -> int:
+    """Bytes of an accelerator that this process has taken, what torch keeps for later included."""
+    if device.type == "mps":
+        return int(torch.mps.driver_allocated_memory())
+    return int(torch.cuda.memory_reserved(device))
+
+
+def unclaimed_memory(device: torch.device) -> int:
+    """Bytes of an accelerator that any process could take; `free_memory` is what is left for this one."""
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    return available_memory()
+    return int(torch.cuda.mem_get_info(device)[0])
+
+
+def give_back(device: torch.device) -> None:
+    """Let other processes have what torch keeps of an accelerator without using it."""
+    (torch.mps if device.type == "mps" else torch.cuda).empty_cache()
 
 
 def synchronise(device: torch.device) -> None:

@@ -24,6 +24,7 @@ TEXT_SIDE = {
     "marks",
     "halves",
     "pythonic",
+    "readers",
     "syntax",
 }
 TEXT_SIDE |= {"lengths"}
@@ -85,10 +86,9 @@ def test_daemon_knows_no_lsp_and_no_torch(path: Path) -> None:
 def test_only_a_few_files_know_of_cuda(path: Path) -> None:
     """Everywhere else a device is whatever torch.device says, so that the same code runs on Apple silicon.
 
-    `devices` asks processors about themselves, `memory` does so without importing torch; captured steps
-    (`device_loop`, `graph`) are a thing of CUDA.
+    `devices` asks processors about themselves; captured steps (`device_loop`, `graph`) are a thing of CUDA.
     """
-    if path.stem in {"devices", "memory", "device_loop", "graph"}:
+    if path.stem in {"devices", "device_loop", "graph"}:
         return
     uses = [
         ast.unparse(node)

@@ -10,20 +10,23 @@ from types import SimpleNamespace
 import pytest
 
 from stopgap.daemon import memory
+from stopgap.infill import devices
 
 
 class FakeTorch:
-    """As much of torch as `memory` asks."""
+    """As much of torch as is asked for `memory`."""
 
     class OutOfMemoryError(RuntimeError):
         pass
 
     def __init__(self, *, cuda: bool = False, mps: bool = False) -> None:
         self.emptied: list[str] = []
+        self.device = lambda kind, index=None: SimpleNamespace(type=kind)
         self.cuda = SimpleNamespace(
             is_initialized=lambda: cuda,
-            memory_reserved=lambda: 700,
-            mem_get_info=lambda: (300, 1000),
+            current_device=lambda: 0,
+            memory_reserved=lambda device: 700,
+            mem_get_info=lambda device: (300, 1000),
             empty_cache=lambda: self.emptied.append("cuda"),
         )
         self.mps = SimpleNamespace(
@@ -37,22 +40,28 @@ class FakeTorch:
 @pytest.mark.parametrize(
     ("torch", "held", "free", "emptied"),
     [
-        (None, 0, None, []),
         (FakeTorch(), 0, None, []),
         (FakeTorch(cuda=True), 700, 300, ["cuda"]),
         (FakeTorch(mps=True), 200, 700, ["mps"]),
     ],
-    ids=["no torch", "cpu", "cuda", "mps"],
+    ids=["cpu", "cuda", "mps"],
 )
 def test_each_kind_of_device_is_asked_in_its_own_way(
-    monkeypatch: pytest.MonkeyPatch, torch: FakeTorch | None, held: int, free: int | None, emptied: list[str]
+    monkeypatch: pytest.MonkeyPatch, torch: FakeTorch, held: int, free: int | None, emptied: list[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr(devices, "torch", torch)
     assert memory.memory().device == held
     assert memory.memory().rss > 1 << 20
     assert memory.free_device_bytes() == free
     memory.trim()
-    assert (torch.emptied if torch else []) == emptied
+    assert torch.emptied == emptied
+
+
+def test_without_an_engine_nothing_is_asked_and_nothing_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "stopgap.infill.devices")
+    memory.trim()
+    assert (memory.memory().device, memory.free_device_bytes()) == (0, None)
+    assert "stopgap.infill.devices" not in sys.modules
 
 
 @pytest.mark.parametrize(
