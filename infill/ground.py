@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 
 from tree_sitter import Tree
 
-from . import pythonic
+from . import pythonic, readers
 from .around import surroundings
-from .halves import missing
+from .fillers import fillers, indents
 from .holes import Hole
-from .marks import Mark, owners, sample
-from .source import Clock, Flaw, Source, blanks, flaws, grow, indent_at, line_end, line_start, splice, unit
+from .lax import lapse
+from .marks import Mark, begins, owners, sample
+from .source import Clock, Flaw, Source, blanks, flaws, grow, indent_at, line_end, line_start, splice
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class Verdict:
     reason: str = ""
     span: tuple[int, int] | None = None
     """Bytes of the fill to write anew; None stands for all of it."""
+    mends: bool = False
+    """Whether the file was broken and has no fault with the fill."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +45,8 @@ class _Limit:
     near: bool
     """Whether one lies on the hole's lines or beside them."""
     marks: tuple[Mark, ...]
-    compiles: int
-    """How far Python gets with an innocent fill in the hole."""
+    reads: int
+    """How far the language's own reader gets with an innocent fill in the hole."""
 
 
 class Ground:
@@ -62,6 +65,9 @@ class Ground:
         self.source, self.hole = source, hole
         self._clock, self._budget_ms, self._look = clock, budget_ms, look
         self._python = source.language.name == "python"
+        self._reader = readers.NAMES.get(source.language.name, "")
+        # An exact place was asked for, in a file that may lack a line there: what follows may have hung on that line.
+        self._inserts = source.language.indented and hole.scope == "selection" and hole.start == hole.end
         self._base = source, hole.end
         """A source to parse from, and where in it the hole ends."""
         self._others: list[tuple[Mark, ...]] | None = None
@@ -73,14 +79,16 @@ class Ground:
         if grown is None:
             return Verdict(False, f"the syntax check took longer than {self._budget_ms:g} ms")
         text, tree = grown
-        return (
+        bad = (
             self._new_flaws(tree, fill, complete)
             or self._swallowed(text, tree, fill)
             or self._beheaded(text, tree, fill)
+            or self._draws_in(tree, fill)
+            or self._lax(text, tree, fill)
             or self._uneven(text, tree, fill)
-            or self._uncompilable(text, tree, fill)
-            or Verdict(True)
+            or self._unreadable(text, tree, fill)
         )
+        return bad or Verdict(True, mends=bool(self.limit.count) and self._faultless(text, tree, len(fill)))
 
     def sound_part(self) -> Ground | None:
         """The largest stretch of lines around the hole that is sound on its own, as a ground of its own.
@@ -115,57 +123,39 @@ class Ground:
         if best is None:
             return _Limit(0, 0, False, (), pythonic.NOT)
         # To bytecode: a missing `def` line leaves a body that parses as the rest of the function above.
-        done = pythonic.FULL if self._python else pythonic.NOT
-        if there.strip() or (not best.count and best.compiles >= done):
+        done = pythonic.FULL if self._reader else pythonic.NOT
+        if there.strip() or (not best.count and best.reads >= done):
             return best
-        if not best.count and best.compiles == pythonic.SYNTAX:
+        if not best.count and best.reads == pythonic.SYNTAX:
             return self._with_head(best)
         until = self._clock() + self._budget_ms / 250 if self._clock and self._budget_ms else None
-        apart = min(self._apart(), key=lambda one: (one.count, -one.compiles), default=best)
+        apart = min(self._apart(), key=lambda one: (one.count, -one.reads), default=best)
         smallest = best.size
-        for filler in self._fillers():
+        for filler in fillers(self.source, self.hole):
             if until is not None and self._clock is not None and self._clock() > until:
                 break  # four parses' worth: what is known by now must do
             made = self._try(filler)
-            if made is not None and (made.count, -made.compiles) < (best.count, -best.compiles):
+            if made is not None and (made.count, -made.reads) < (best.count, -best.reads):
                 best = made
             smallest = min(smallest, made.size if made is not None else smallest)
-            if (best.count, -best.compiles) <= (apart.count, -apart.compiles) and not best.near:
+            if (best.count, -best.reads) <= (apart.count, -apart.reads) and not best.near:
                 break
         if apart.count < best.count:
             return apart
         # One flaw over half the file may be all a parser reports where another fill leaves two small ones.
         best = replace(best, size=min(best.size, smallest))
-        if not best.count and best.compiles == pythonic.SYNTAX:
+        if not best.count and best.reads == pythonic.SYNTAX:
             best = self._with_head(best)
-        return replace(best, compiles=max(best.compiles, apart.compiles if apart.count == best.count else 0))
+        return replace(best, reads=max(best.reads, apart.reads if apart.count == best.count else 0))
 
     def _with_head(self, best: _Limit) -> _Limit:
         """Python that parses but does not compile: whether the head of a function in the hole is what it lacks."""
         for head in ("async def x():", "def x():"):
-            for indent in self._indents():
+            for indent in indents(self.source, self.hole):
                 made = self._try(self.hole.wrap(indent + head.encode()))
-                if made is not None and not made.count and made.compiles == pythonic.FULL:
+                if made is not None and not made.count and made.reads == pythonic.FULL:
                     return made
         return best
-
-    def _fillers(self) -> list[bytes]:
-        """Innocent fills, at each likely indentation where the hole begins a line and so decides about it."""
-        text, hole, indents = self.source.text, self.hole, self._indents()
-        fillers = [hole.wrap(indent + one.encode()) for one in self.source.language.fillers for indent in indents]
-        halves = missing(self.source.language.name, text[: hole.start], text[hole.end :])
-        fillers = [*(hole.wrap(half) for half in halves), *fillers]
-        return list(dict.fromkeys(fillers))
-
-    def _indents(self) -> list[bytes]:
-        text, hole = self.source.text, self.hole
-        if hole.lead or line_start(text, hole.start) != hole.start:
-            return [b""]
-        above = indent_at(text, line_start(text, max(0, hole.start - 1)))
-        below = re.match(rb"\s*?([ \t]*)(?=\S|\Z)", text[hole.end :])
-        step = unit(self.source, hole.start)
-        found = [above + step, above, below[1] if below else b"", *([above[: -len(step)]] if above else [])]
-        return list(dict.fromkeys(found))
 
     def _try(self, fill: bytes) -> _Limit | None:
         """The file with `fill` in the hole; None when it could not be parsed in time."""
@@ -176,10 +166,8 @@ class Ground:
         found = flaws(tree)
         marks = self._marks(text, tree, self.hole.start + len(fill))
         near = self._near(text, found, len(fill)) if found else False
-        compiles = pythonic.NOT
-        if self._python and not near:  # with a flaw beside the hole there is nothing to try
-            compiles = pythonic.compiles(self._region(text, tree, len(fill))[0])[0]
-        return _Limit(len(found), self._size(found, len(fill)), near, marks, compiles)
+        level = pythonic.NOT if near else self._read(text, tree, len(fill))  # with a flaw beside it there is no use
+        return _Limit(len(found), self._size(found, len(fill)), near, marks, level)
 
     def _near(self, text: bytes, found: Sequence[Flaw], size: int) -> bool:
         low = len(text[: line_start(text, self.hole.start)].rstrip())
@@ -201,9 +189,7 @@ class Ground:
             if tree is None:
                 continue
             found = flaws(tree)
-            level = pythonic.NOT
-            if self._python:
-                level = pythonic.compiles(self._region(text, tree, self.hole.end - self.hole.start)[0])[0]
+            level = self._read(text, tree, self.hole.end - self.hole.start)
             moved = len(text) - len(self.source.text)
             marks = tuple(
                 replace(mark, offset=mark.offset + end - self.hole.end) for mark in self._marks(text, tree, end + moved)
@@ -272,9 +258,8 @@ class Ground:
     def _expected(self) -> Iterator[tuple[Mark, ...]]:
         yield self.limit.marks
         if self._others is None:
-            fillers = self._fillers()
             limit = self.limit.count
-            tried = (self._try(filler) for filler in fillers)
+            tried = (self._try(filler) for filler in fillers(self.source, self.hole))
             fine = (one.marks for one in tried if one is not None and one.count <= limit)
             self._others = list(itertools.islice(fine, 2))
         yield from self._others
@@ -285,9 +270,44 @@ class Ground:
             kind, found = owners(self.source.language, text, tree, self.hole.start, at)
             if kind != mark.kind:
                 return Verdict(False, f"turns what follows into {kind}")
-            if mark.owners - found:
+            if mark.owners - found and not (
+                self._inserts and begins(self.source.language, tree, self.hole.start, self.hole.start + len(fill), at)
+            ):
                 return Verdict(False, "takes what follows out of its block")
         return None
+
+    def _draws_in(self, tree: Tree, fill: bytes) -> Verdict | None:
+        """A last line that goes on in the next one, as `if (a)` and `return a &&` do where a statement follows.
+
+        Not where the next line asks for it: it stands deeper, begins with an operator or a brace, or goes on from a
+        neutral filler too. Annotations and labels have their own line.
+        """
+        hole, source = self.hole, self.source
+        language = source.language
+        below = _NEXT.match(source.text, hole.end)
+        above, broken, last = fill.rstrip().rpartition(b"\n")
+        if self.limit.count or not language.joins or below is None or _OWN_LINE.match(last.strip()):
+            return None
+        indent = blanks(last) if broken else indent_at(source.text, hole.start)
+        if len(below[1]) > len(indent):
+            return None
+
+        def goes_on(tree: Tree, size: int) -> bool:
+            end = hole.start + size
+            return begins(language, tree, hole.start, end, end + len(below[0]))
+
+        if not goes_on(tree, len(fill)):
+            return None
+        for filler in [b"", *fillers(self.source, self.hole)[:4]]:
+            grown = self._grow(filler)
+            if grown is not None and not flaws(grown[1]) and goes_on(grown[1], len(filler)):
+                return None
+        return Verdict(False, "goes on in the line that follows", (len(above), len(fill)))
+
+    def _lax(self, text: bytes, tree: Tree, fill: bytes) -> Verdict | None:
+        start = self.hole.start
+        found = lapse(self.source.language, text, tree, start, start + len(fill))
+        return None if found is None else Verdict(False, found[0], (found[1] - start, found[2] - start))
 
     def _beheaded(self, text: bytes, tree: Tree, fill: bytes) -> Verdict | None:
         """C, C++: a block behind the hole that stands for itself outside any function, which the grammar lets pass."""
@@ -314,21 +334,33 @@ class Ground:
         b = min(max(line_end(text, offset) - self.hole.start, 0), len(fill))
         return (a, b) if a < b else None
 
-    def _uncompilable(self, text: bytes, tree: Tree, fill: bytes) -> Verdict | None:
-        if not self.limit.compiles:
+    def _faultless(self, text: bytes, tree: Tree, size: int) -> bool:
+        return not flaws(tree) and (not self._reader or self._read(text, tree, size) == pythonic.FULL)
+
+    def _unreadable(self, text: bytes, tree: Tree, fill: bytes) -> Verdict | None:
+        if not self.limit.reads:
             return None
         region, at = self._region(text, tree, len(fill))
-        level, error = pythonic.compiles(region, self.limit.compiles)
-        if level >= self.limit.compiles or error is None:
+        level, problem = readers.read(self.source.language.name, region, self.limit.reads)
+        if level >= self.limit.reads or problem is None:
             return None
-        for _ in range((error.lineno or 1) - 1):
+        for _ in range(problem.line - 1):
             at = text.find(b"\n", at) + 1 or len(text)
-        return Verdict(False, f"Python says: {error.msg}", self._line(text, at, fill))
+        return Verdict(False, f"{self._reader} says: {problem.message}", self._line(text, at, fill))
+
+    def _read(self, text: bytes, tree: Tree, size: int) -> int:
+        """How far the language's own reader gets; nowhere where there is none or it would not see the whole."""
+        a, b = self.source.window
+        if not self._reader or (not self._python and b - a < len(self.source.text)):
+            return pythonic.NOT
+        return readers.read(self.source.language.name, self._region(text, tree, size)[0])[0]
 
     # ---- places -----------------------------------------------------------------------------------------
 
     def _region(self, text: bytes, tree: Tree, size: int) -> tuple[bytes, int]:
-        """The top-level statements that the fill touches, as whole lines, and where they begin."""
+        """The top-level statements that the fill touches, as whole lines, and where they begin; data as a whole."""
+        if not self._python:
+            return text, 0
         start, end = self.hole.start, self.hole.start + size
         low, high = line_start(text, start), line_end(text, end)
         above = low
@@ -345,3 +377,11 @@ class Ground:
 
     def _marks(self, text: bytes, tree: Tree, end: int) -> tuple[Mark, ...]:
         return sample(self.source.language, text, tree, self.hole.start, end)
+
+
+_NEXT = re.compile(
+    rb"[ \t]*\r?\n(?:[ \t]*\r?\n)*([ \t]*)(?=[\w$\"'`@(])(?!(?:else|elif|catch|finally|extends|implements|where)\b)"
+)
+"""What lies between a hole that ends its line and a line below that begins a statement of its own."""
+_OWN_LINE = re.compile(rb"@|\[|#\[|template\b|//|/\*|\*|(case\b.*|\w+)\s*:$|.*[({\[,]$")
+"""How a line begins that belongs to the one below and says so."""

@@ -1,6 +1,7 @@
 """What the text around a hole says it must hold: the other half of a pair that only the pair itself repairs.
 
-A heredoc without its opener or its end, an element without its other tag: a parser misses them as far away as the
+A heredoc without its opener or its end, an element without its other tag, a long string, comment or fence with one end
+only: a parser misses them as far away as the
 root, so that every fill looks as bad as no fill. Knows no tree and no hole.
 """
 
@@ -11,9 +12,10 @@ import re
 _HEREDOCS = {"bash": b"<<", "php": b"<<<", "ruby": b"<<-"}
 _HEREDOC = re.compile(rb"<<[-~<]?[ \t]*([\"']?)(\w+)\1")
 _HEREDOC_END = re.compile(rb"\n[ \t]*([A-Z][A-Z\d_]+)\b[);,]*[ \t]*\r?$", re.MULTILINE)
+_FENCES = {"python": b'"""', "markdown": b"```"}
 _TAGGED = frozenset({"html", "javascript", "tsx"})
 _TAG = re.compile(rb"<(/?)([A-Za-z][\w.:-]*)(?:[^<>\"']|\"[^\"]{0,200}\"|'[^']{0,200}'){0,200}?(/?)>")
-_VOID = frozenset(b"area base br col embed hr img input link meta source track wbr".split())
+VOID = frozenset(b"area base br col embed hr img input link meta source track wbr".split())
 
 
 def missing(language: str, before: bytes, after: bytes) -> list[bytes]:
@@ -24,6 +26,8 @@ def missing(language: str, before: bytes, after: bytes) -> list[bytes]:
         found += [b"<" + name + b">" for name in _lone_tags(after[:65536])[1][:1]]
     if language in _HEREDOCS:
         found += filter(None, (_heredoc_opener(language, after[:4096]), _open_heredoc(before)))
+    if (mark := _FENCES.get(language)) and (before.count(mark) + after.count(mark)) % 2:
+        found += [mark, b"x" + mark]
     return found
 
 
@@ -58,7 +62,7 @@ def _lone_tags(text: bytes) -> tuple[list[bytes], list[bytes]]:
     for found in _TAG.finditer(text):
         closing, name, empty = found.groups()
         if not closing:
-            begun += [] if empty or name.lower() in _VOID else [name]
+            begun += [] if empty or name.lower() in VOID else [name]
         elif (at := next((i for i, one in reversed([*enumerate(begun)]) if one.lower() == name.lower()), -1)) >= 0:
             del begun[at:]
         else:

@@ -61,6 +61,8 @@ class Language:
     closers: tuple[str, ...] = ()
     """Words that close a block (`end`, `fi`), besides brackets."""
     brackets: str = "()[]{}"
+    joins: bool = False
+    """Whether a statement that is not finished takes the next line for its own."""
 
     @property
     def package(self) -> str:
@@ -89,9 +91,10 @@ def _forms(text: str) -> tuple[str, ...]:
     return tuple(text.split("  "))
 
 
-_C_FILLERS = _forms("x  x;  {}  ()  x()  0  int x;  int x  return x;  (x)  x: x  x,  (x) {  {  x) {")
-_JS_FILLERS = _forms("x  x;  {}  ()  'x'  x: x  x() {}  (x)  []  return x;  x,  (x) {  {  x) {")
+_C_FILLERS = _forms("x  x;  {}  ()  x()  0  int x;  int x  return x;  (x)  x: x  x,  (x) {  {  x) {  (x) x;")
+_JS_FILLERS = _forms("x  x;  {}  ()  'x'  x: x  x() {}  (x)  []  return x;  x,  (x) {  {  x) {  x>) => {")
 _JS = {
+    "joins": True,
     "line_comment": "//",
     "block_comment": ("/*", "*/"),
     "functions": _set(
@@ -111,6 +114,7 @@ _JS = {
 }
 _TS_BODIES = _set("statement_block class_body switch_body interface_body enum_body object_type")
 _C = {
+    "joins": True,
     "line_comment": "//",
     "block_comment": ("/*", "*/"),
     "arguments": _set("argument_list"),
@@ -171,6 +175,7 @@ _TABLE = (
     Language(
         "rust",
         "tree_sitter_rust",
+        joins=True,
         extensions=(".rs",),
         lsp_ids=("rust",),
         line_comment="//",
@@ -190,6 +195,7 @@ _TABLE = (
     Language(
         "go",
         "tree_sitter_go",
+        joins=True,
         extensions=(".go",),
         lsp_ids=("go",),
         line_comment="//",
@@ -204,11 +210,14 @@ _TABLE = (
         unit="\t",
         placeholder_kinds=_set("expression_statement"),
         placeholder=r"panic\(\s*[\"`](TODO|[Nn]ot (yet )?implemented|[Uu]nimplemented|implement me).*",
-        fillers=_forms('x  x()  {}  ()  x x  (x)  x: x  func x() {}  "x"  var x int  x,  0  x {  {  x) {'),
+        fillers=_forms(
+            'x  x()  {}  ()  x x  (x)  x: x  func x() {}  "x"  var x int  x,  0  x {  {  x) {  x() {  x) x() {'
+        ),
     ),
     Language(
         "java",
         "tree_sitter_java",
+        joins=True,
         extensions=(".java",),
         lsp_ids=("java",),
         line_comment="//",
@@ -254,6 +263,7 @@ _TABLE = (
     Language(
         "c-sharp",
         "tree_sitter_c_sharp",
+        joins=True,
         extensions=_words(".cs .csx"),
         lsp_ids=("csharp",),
         line_comment="//",
@@ -282,6 +292,7 @@ _TABLE = (
     Language(
         "ruby",
         "tree_sitter_ruby",
+        joins=True,
         extensions=_words(".rb .rake .gemspec .ru"),
         filenames=_words("Gemfile Rakefile Guardfile Vagrantfile"),
         lsp_ids=("ruby",),
@@ -308,6 +319,7 @@ _TABLE = (
         "php",
         "tree_sitter_php",
         "language_php",
+        joins=True,
         extensions=_words(".php .phtml .inc"),
         lsp_ids=("php",),
         line_comment="//",
@@ -329,6 +341,7 @@ _TABLE = (
     Language(
         "bash",
         "tree_sitter_bash",
+        joins=True,
         extensions=_words(".sh .bash .bats .ksh .zsh .ebuild"),
         filenames=_words(".bashrc .bash_profile .profile .zshrc PKGBUILD"),
         lsp_ids=("shellscript", "bash", "sh"),
@@ -348,6 +361,7 @@ _TABLE = (
     Language(
         "lua",
         "tree_sitter_lua",
+        joins=True,
         extensions=(".lua",),
         lsp_ids=("lua",),
         line_comment="--",
@@ -378,7 +392,9 @@ _TABLE = (
         strings=_set("string"),
         opener=r"[\[{]$",
         unit="  ",
-        fillers=_forms('0  "x"  "x": 0  {}  "x": 0,  , "x": 0  , 0  0,  x  "x": {  {  "x": [  ['),
+        fillers=_forms(
+            '0  "x"  "x": 0  {}  "x": 0,  , "x": 0  , 0  0,  x  "x": {  {  "x": [  [  x"  x",  x": 0,  x": {  x": ['
+        ),
     ),
     Language(
         "yaml",

@@ -61,6 +61,16 @@ def owners(
     return kind, frozenset((at, n) for at, count in begun.items() for n in range(count))
 
 
+def begins(language: Language, tree: Tree, start: int, end: int, offset: int) -> bool:
+    """Whether something that begins in `start..end`, and is more than a body, goes on to `offset`."""
+    node = tree.root_node.descendant_for_byte_range(offset, offset + 1)
+    while node is not None and node.parent is not None and node.start_byte >= start:
+        if node.start_byte < end and not node.is_error and node.type not in language.bodies:
+            return True
+        node = node.parent
+    return False
+
+
 def _holds(language: Language, node: Node) -> bool:
     kind = node.type
     return (

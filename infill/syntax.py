@@ -87,6 +87,8 @@ class Gate:
         verdict = self._repeated(fill)
         for ground in self._grounds:
             verdict = verdict or ground.verdict(fill, complete=complete)
+            if verdict.mends:  # then no new flaw can hide among others
+                return Verdict(True)
             verdict = None if verdict.ok else verdict
         return verdict or Verdict(True)
 

@@ -22,6 +22,8 @@ TEXT_SIDE = {
     "ground",
     "around",
     "marks",
+    "lax",
+    "fillers",
     "halves",
     "pythonic",
     "readers",
