@@ -279,7 +279,3 @@ def _for_users() -> tuple[type[Exception], ...]:
     from .shelf import ShelfError
 
     return FillError, DaemonError, ConfigError, hub.HubError, InputError, PathsError, ShelfError
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -67,8 +67,7 @@ def import_(
     stopgap: the 26B takes 14.6 GB on the disk at 4 bits, 25.3 at 8, 50.5 at 16. A checkpoint from the hub needs its
     own size besides, until it is imported.
 
-    Ctrl-C or a kill loses little: the same command goes on. This is the only command that ever uses the network, and
-    only for a hub id.
+    Ctrl-C or a kill loses little: the same command goes on. The network is used for a hub id only.
     """
     from . import shelf
 

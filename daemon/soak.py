@@ -333,7 +333,7 @@ async def offline(scale: float) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "a.py")
         file.write_bytes(SOURCE)
-        inner = [sys.executable, "-P", "-m", "stopgap.daemon.cli", "fill", str(file), "--at", "2:5", "--json"]
+        inner = [sys.executable, "-P", "-m", "stopgap.daemon", "fill", str(file), "--at", "2:5", "--json"]
         done = subprocess.run(["unshare", "-rn", *inner], capture_output=True, text=True, check=False)
     said = (done.stdout or done.stderr).strip()[:80]
     return Result("no network", "a fill under unshare -n", f"exit {done.returncode}: {said}", done.returncode == 0)

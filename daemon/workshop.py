@@ -57,7 +57,8 @@ def train(
 ) -> None:
     """Train the starter model: one stage per call, each resumable.
 
-    Ctrl-C or a kill loses at most two minutes; the same command goes on from the last checkpoint.
+    Ctrl-C or a kill loses at most two minutes; the same command goes on from the last checkpoint. `corpus` is the only
+    stage that uses the network: pip fetches the packages of the list, a few hundred megabytes.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -67,6 +68,10 @@ def train(
 
         seconds = hours * _HOURS
         console = Console(stderr=True)
+        if stage == "corpus":
+            console.print(
+                "stopgap: pip fetches the packages of the list; Ctrl-C ends it, what is here stays", highlight=False
+            )
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
             task = bar.add_task(stage, total=seconds if stage in ("train", "decay") else None)

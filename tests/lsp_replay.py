@@ -194,7 +194,7 @@ def echoing(folder: Path) -> Iterator[dict[str, str]]:
         yield env
     finally:
         subprocess.run(
-            [sys.executable, "-P", "-m", "stopgap.daemon.cli", "daemon", "stop"],
+            [sys.executable, "-P", "-m", "stopgap.daemon", "daemon", "stop"],
             env={**os.environ, **env},
             check=False,
             capture_output=True,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import plistlib
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -241,17 +243,48 @@ def test_help_names_every_command_and_how_columns_count() -> None:
     assert "both counted from 1, the column in characters" in " ".join(said.split())
 
 
-COMMAND = [sys.executable, "-P", "-m", "stopgap.daemon.cli"]
+COMMAND = [sys.executable, "-P", "-m", "stopgap.daemon"]
+
+IMPORTED = """
+import sys
+from stopgap.daemon.__main__ import main
+sys.argv = ["stopgap", *sys.argv[1:]]
+main()
+print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
+"""
+HEAVY = {"torch", "transformers", "numpy", "tokenizers", "huggingface_hub", "pygls", "lsprotocol", "rich"}
 
 
-def test_a_fill_imports_nothing_heavy(stub_daemon: Place, file: Path) -> None:
-    code = (
-        "import sys\nfrom stopgap.daemon.cli import main\n"
-        "sys.argv = ['stopgap', 'fill', sys.argv[1], '--at', '2:5', '--json']\nstatus = main()\n"
-        "heavy = {'torch', 'transformers', 'pygls', 'numpy', 'tokenizers', 'rich'} & set(sys.modules)\n"
-        "sys.exit(f'imported {heavy}' if heavy else status)"
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--version",
+        "--help",
+        "fill FILE --at 2:5 --json",
+        "status --json",
+        "why",
+        "config --json",
+        "model list --json",
+        "daemon stop",
+        "doctor --help",
+        "eval --help",
+        "train --help",
+        "lsp --help",
+    ],
+)
+def test_a_command_imports_nothing_heavy_that_it_does_not_need(stub_daemon: Place, file: Path, arguments: str) -> None:
+    words = [str(file) if word == "FILE" else word for word in arguments.split()]
+    ran = subprocess.run([sys.executable, "-P", "-c", IMPORTED, *words], check=True, capture_output=True, text=True)
+    imported = set(ran.stderr.splitlines()[-1].split())
+    assert "stopgap" in imported and not imported & HEAVY
+
+
+def test_ctrl_c_while_the_command_is_imported_ends_it_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
+    ran = subprocess.run(
+        [*COMMAND, "status"], env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, check=False
     )
-    subprocess.run([sys.executable, "-P", "-c", code, str(file)], check=True, capture_output=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (-signal.SIGINT, b"", b"")
 
 
 def test_watch_ends_with_the_same_diff(stub_daemon: Place, stopgap: Run, file: Path) -> None:

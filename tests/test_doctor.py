@@ -259,7 +259,7 @@ def test_a_daemon_that_does_not_answer_is_a_problem(
 
 @pytest.mark.slow
 def test_the_command_runs_here_without_a_model_and_prints_what_it_knows(stub_daemon: Place) -> None:
-    command = [sys.executable, "-P", "-m", "stopgap.daemon.cli", "doctor", "--json"]
+    command = [sys.executable, "-P", "-m", "stopgap.daemon", "doctor", "--json"]
     begun = os.times()
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     spent = os.times()

@@ -442,7 +442,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
     """With the real library, against a port where nobody listens."""
     environment = dict(os.environ) | {"HF_ENDPOINT": "http://127.0.0.1:9", "STOPGAP_DATA_DIR": str(tmp_path)}
     environment.pop("HF_HUB_OFFLINE", None)
-    command = [sys.executable, "-P", "-m", "stopgap.daemon.cli", "model", "import", "someone/m"]
+    command = [sys.executable, "-P", "-m", "stopgap.daemon", "model", "import", "someone/m"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "someone/m cannot be fetched (" in done.stderr.splitlines()[-1]

@@ -51,7 +51,7 @@ def test_the_installed_wheel_runs_from_anywhere(wheel: Path, tmp_path: Path) -> 
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); sys.argv[1:] = ['--version'];"
         "import stopgap.infill.contract as c; assert c.__file__.startswith(sys.path[0]), c.__file__;"
-        "from stopgap.daemon.cli import main; sys.exit(main())"
+        "from stopgap.daemon.__main__ import main; sys.exit(main())"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     done = subprocess.run(

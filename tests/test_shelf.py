@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import stat
 import time
 from pathlib import Path
@@ -99,6 +100,13 @@ def test_plain_names_are_accepted(models: Path, name: str) -> None:
 )
 def test_a_proposed_name_comes_from_the_source_and_is_valid(source: str, name: str) -> None:
     assert shelf.proposed_name(source, 4) == name == shelf.checked_name(name)
+
+
+def test_the_readme_uses_the_name_that_its_import_gives() -> None:
+    page = Path(__file__).parent.parent.joinpath("README.md").read_text(encoding="utf-8")
+    imported = re.search(r"stopgap model import (\S+) --bits (\d+)", page)
+    used = re.search(r"stopgap model use (\S+)", page)
+    assert imported and used and used[1] == shelf.proposed_name(imported[1], int(imported[2]))
 
 
 def test_a_taken_name_is_refused_with_both_ways_out(models: Path) -> None:
