@@ -23,9 +23,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stopgap.kernels.experts import experts
+from stopgap.kernels.gated import gate, gated
+from stopgap.kernels.heads import turn_heads
 from stopgap.kernels.matmul import matmul
 from stopgap.kernels.norm import rms_norm
 from stopgap.kernels.quantised import Int8Rows, Quantised
+from stopgap.kernels.residual import add_normed, add_two_normed
 
 from .model_config import LayerShape, ModelConfig, Rope
 
@@ -56,8 +59,11 @@ class FewBits:
         return matmul(x, self.weight)
 
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(q [T, G, K, hd], k [T, 1, K, hd], v [T, 1, K, hd]) to [T, G*K*hd]; scores are not scaled."""
+Turn = Callable[[Tensor, Tensor], Tensor]
+"""Writes a layer's new keys and values, [T, 1, K, hd], where it is told, and returns its queries [T, G, K, hd]."""
+
+Attend = Callable[[Turn], Tensor]
+"""Has keys and values written and returns what the queries find, [T, G*K*hd]; scores are not scaled."""
 
 Tables = tuple[Tensor, Tensor]
 """Cosine and signed sine, [T, 1, 1, hd], of one kind of layer."""
@@ -208,7 +214,7 @@ def pack_self_conditioning(raw: Mapping[str, Tensor], dense: Callable[[Tensor], 
 
 
 def rope_tables(rope: Rope, head_dim: int, positions: Tensor, dtype: torch.dtype) -> Tables:
-    """Tables for `rotate` at `positions` [T]. The sine carries the sign of the half that it multiplies."""
+    """Tables for `heads.rotate` of the kernels at `positions` [T]. The sine has the sign of the half it multiplies."""
     turning = int(rope.rotated * head_dim // 2)
     exponents = torch.arange(0, 2 * turning, 2, device=positions.device, dtype=torch.float32) / head_dim
     frequencies = F.pad(rope.theta**-exponents / rope.factor, (0, head_dim // 2 - turning))
@@ -218,44 +224,44 @@ def rope_tables(rope: Rope, head_dim: int, positions: Tensor, dtype: torch.dtype
     return torch.cat((cos, cos), -1).to(dtype).view(shape), torch.cat((-sin, sin), -1).to(dtype).view(shape)
 
 
-def rotate(x: Tensor, tables: Tables) -> Tensor:
-    """Rotary positions on x [T, …, hd], halves paired (not neighbours)."""
-    cos, sin = tables
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
-
-
 def attention(layer: Layer, x: Tensor, tables: Tables, attend: Attend, eps: float) -> Tensor:
     """x [T, D], the normalised input. A full layer has no value rows: its values are its keys, unrotated."""
-    shape = layer.shape
-    heads = rms_norm(layer.qkv(x).view(len(x), -1, shape.kv_heads, shape.head_dim), None, eps)
-    if shape.sliding:
-        to_turn, values = torch.split(heads, [shape.groups + 1, 1], dim=1)
-    else:
-        to_turn, values = heads, heads[:, -1:]
-    queries, keys = torch.split(rotate(to_turn * layer.qk_norm, tables), [shape.groups, 1], dim=1)
-    return layer.out(attend(queries, keys, values))
+    heads = layer.qkv(x).view(len(x), -1, layer.shape.kv_heads, layer.shape.head_dim)
+    cos, sin = tables
+    return layer.out(attend(lambda keys, values: turn_heads(heads, layer.qk_norm, cos, sin, keys, values, eps)))
 
 
-def feedforward(layer: Layer, x: Tensor, eps: float) -> Tensor:
-    """MLP plus experts on x [T, D], the normalised residual; each side under its own norm."""
-    gate, up = layer.gate_up(x).chunk(2, dim=-1)
-    hidden = F.gelu(gate, approximate="tanh") * up
+def feedforward(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
+    """MLP and experts on x [T, D], the normalised residual."""
+    hidden = _gated(layer.gate_up, x)
     if layer.mixture is not None:
         mixture = layer.mixture
         routed = experts(x, x.mm(mixture.router), mixture.gate_up, mixture.down, mixture.top_k)
-        shared = layer.down(hidden)
-    else:
-        assert layer.expert_down is not None
-        shared, routed = layer.down(hidden[:, : layer.mlp_width]), layer.expert_down(hidden[:, layer.mlp_width :])
-    return rms_norm(shared, layer.mlp_norm, eps) + rms_norm(routed, layer.expert_norm, eps)
+        return layer.down(hidden), routed
+    assert layer.expert_down is not None
+    return layer.down(hidden[:, : layer.mlp_width]), layer.expert_down(hidden[:, layer.mlp_width :])
 
 
-def block(layer: Layer, x: Tensor, tables: Tables, attend: Attend, side: Side, eps: float) -> Tensor:
-    """One layer: x [T, D] to [T, D]."""
-    attended = attention(layer, rms_norm(x, None, eps), tables, attend, eps)
-    x = x + rms_norm(attended, layer.attention_norm, eps)
-    fed = feedforward(layer, rms_norm(x, None, eps), eps)
-    return torch.add(rms_norm(fed, side.feedforward_norm, eps), x, alpha=side.scalar)
+def block(
+    layer: Layer,
+    x: Tensor,
+    normed: Tensor,
+    tables: Tables,
+    attend: Attend,
+    side: Side,
+    eps: float,
+    following: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One layer: x [T, D] and its norm to the next x and its norm, times `following` [D] if there is one."""
+    attended = attention(layer, normed, tables, attend, eps)
+    x, normed = add_normed(x, (attended, layer.attention_norm), eps)
+    shared, routed = feedforward(layer, normed)
+    mlp, mixed = (shared, layer.mlp_norm), (routed, layer.expert_norm)
+    return add_two_normed(x, mlp, mixed, side.feedforward_norm, side.scalar, eps, following)
+
+
+def _gated(matrix: Matrix, x: Tensor) -> Tensor:
+    return gated(x, matrix.weight) if isinstance(matrix, FewBits) else gate(matrix(x))
 
 
 def self_condition(weights: SelfConditioning, embedded: Tensor, soft: Tensor | None, eps: float) -> Tensor:
@@ -264,6 +270,5 @@ def self_condition(weights: SelfConditioning, embedded: Tensor, soft: Tensor | N
     No `soft` is the first step; the reference then feeds zeros, which this MLP maps to zeros.
     """
     if soft is not None:
-        gate, up = weights.gate_up(rms_norm(soft, None, eps)).chunk(2, dim=-1)
-        embedded = embedded + weights.down(F.gelu(gate, approximate="tanh") * up)
+        embedded = embedded + weights.down(_gated(weights.gate_up, rms_norm(soft, None, eps)))
     return rms_norm(embedded, None, eps)

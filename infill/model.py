@@ -237,6 +237,9 @@ class Model:
     def _forward(self, x: Tensor, window: Window, *, decoder: bool) -> Tensor:
         """x [T, D] through all layers and the final norm."""
         eps = self.config.rms_norm_eps
+        normed, last = rms_norm(x, None, eps), self.weights.layers[-1]
         for layer, span in zip(self.weights.layers, window.spans, strict=True):
-            x = block(layer, x, span.tables, span.attend, layer.decoder if decoder else layer.encoder, eps)
-        return rms_norm(x, self.weights.norm, eps)
+            side = layer.decoder if decoder else layer.encoder
+            following = self.weights.norm if layer is last else None
+            x, normed = block(layer, x, normed, span.tables, span.attend, side, eps, following)
+        return normed

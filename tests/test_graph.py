@@ -272,6 +272,7 @@ def test_one_step_at_most_runs_on_after_a_caller_stops(tmp_path: Path, monkeypat
 def test_the_step_runs_on_triton_kernels_throughout(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton", reason="triton is not installed: pip install triton (Linux on x86-64)")
     model = random_model(replace(small_model(real_model()), vocab_size=256, num_experts=4))
+    monkeypatch.setattr(graph, "CAPACITIES", (16,))  # the interpreter is slow
     cache = model.new_cache(8)
     model.encode(cache, [5, 6, 7])
     answers = []

@@ -132,7 +132,55 @@ def heads() -> Iterator[Case]:
         yield Case(module, "probabilities_kernel", types, constants, 8, note="int8" if fold else "bf16")
 
 
-CASES = (matmuls, mixtures, heads)
+def small() -> Iterator[Case]:
+    """What lies between the products of a layer."""
+    from stopgap.kernels.matmul_triton import TABLE, blocks
+
+    for bits, rows in [*((8, rows) for rows in sorted({min(most, 256) for most, _, _ in TABLE})), (4, 32), (4, 256)]:
+        hidden, cut = 2112, blocks(rows, 4224)
+        by = strides(bits, 2 * hidden, WIDTH)
+        constants = {"IN": WIDTH, "HIDDEN": hidden, "BY_ROW": by["BY_ROW"], "BY_GROUP": by["BY_GROUP"], "BITS": bits}
+        constants |= {"ROWS": cut.rows, "COLUMNS": cut.outputs // 2, "SLICES": cut.slices, "STAGES": cut.stages}
+        types = {"x": BF16, **stored(bits), "out": BF16, "count": "i32"}
+        constants |= {"INTERPRETED": False}
+        yield Case("gated_triton", "gated_kernel", types, constants, cut.warps, note=f"int{bits}-{rows}")
+    sums = ("x", "first", "first_weight", "second", "second_weight", "weight", "following", "total", "normed")
+    types = dict.fromkeys(sums, BF16) | {"scale": "fp32", "eps": "fp32"}
+    for note, two, followed in (("attention", False, False), ("mlp", True, False), ("last", True, True)):
+        constants = {"D": WIDTH, "WIDE": 4096, "TWO": two, "FOLLOWED": followed, "INTERPRETED": False}
+        yield Case("residual_triton", "residual_kernel", types, constants, 8, note=note)
+
+
+def attentions() -> Iterator[Case]:
+    from stopgap.kernels.attention_triton import blocks
+
+    for note, groups, heads, width, own in (("sliding", 2, 8, 256, 1), ("full", 8, 2, 512, 0)):
+        sides = ("key", "value")
+        far = {f"{side}_by_{axis}": SIXTEENS for side in sides for axis in ("head", "token")}
+        near = {f"{side}_by_place": 1 for side in sides}
+        names = ("heads", "norms", "cos", "sin", "queries", "keys", "values")
+        types = dict.fromkeys(names, BF16) | far | {"eps": "fp32"}
+        sizes = {"UNITS": groups + 1 + own, "GROUPS": groups, "HEADS": heads, "WIDTH": width, "INTERPRETED": False}
+        yield Case("heads_triton", "heads_kernel", types, sizes | near, 4, note=note)
+        cut = blocks(width)
+        types = dict.fromkeys(("queries", "keys", "values", "mask", "out"), BF16) | far
+        types |= {"parts": F32, "tops": F32, "sums": F32, "rows": "i32", "length": "i32", "span": "i32"}
+        sizes = {"HEADS": heads, "WIDTH": width, "GROUPS": groups, "INTERPRETED": False} | near
+        sizes |= {"ROWS": cut.rows, "KEYS": cut.keys, "PART": cut.part, "STAGES": cut.stages}
+        for masked, whole in ((True, False), (True, True), (False, False)):
+            constants: dict[str, int | bool] = sizes | {"MASKED": masked, "WHOLE": whole}
+            own_note = f"{note}{'' if masked else '-unmasked'}{'-whole' if whole else ''}"
+            by_row = {"mask_by_row": SIXTEENS} if masked else {}
+            constants |= {} if masked else {"mask_by_row": 0}
+            yield Case(
+                "attention_triton", "attention_kernel", types | by_row, constants, cut.warps, cut.stages, own_note
+            )
+        types = {"parts": F32, "tops": F32, "sums": F32, "out": BF16, "rows": "i32", "spans": "i32"}
+        sizes = {"HEADS": heads, "WIDTH": width, "INTERPRETED": False}
+        yield Case("attention_triton", "combine_kernel", types, sizes, 2, note=note)
+
+
+CASES = (matmuls, mixtures, heads, small, attentions)
 
 
 def cases() -> list[Case]:
