@@ -23,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
-from . import transport, wire
+from . import framing, transport, wire
 from .config import Config, ConfigError, load
 from .paths import PathsError, Place, place, told
 
@@ -103,7 +103,7 @@ class Client:
             frames = connection.register(request.id)
             try:
                 await connection.send(request)
-            except wire.WireError as error:
+            except framing.FrameError as error:
                 connection.forget(request.id)
                 yield wire.Error(request.id, "bad_request", str(error))
                 return
@@ -219,7 +219,7 @@ class _Connection:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
-        self._frames = wire.Frames()
+        self._frames = framing.Frames()
         self._waiting: dict[int, asyncio.Queue[wire.FromDaemon]] = {}
         self._lost: wire.Code = "disconnected"
         self._why = "the stopgap daemon went away; ask again to start a new one"
@@ -232,12 +232,12 @@ class _Connection:
 
         Raises:
             DaemonError: the daemon refused.
-            OSError, WireError: nobody there, or not a daemon of ours.
+            OSError, FrameError: nobody there, or not a daemon of ours.
         """
         await self.send(hello)
         while data := await self._reader.read(_READ):
             for body in self._frames.feed(data):
-                message = wire.decode(body)
+                message = framing.decode(body)
                 if isinstance(message, wire.Error):
                     raise DaemonError(message.message, message.code)
                 if isinstance(message, wire.Welcome):
@@ -258,15 +258,15 @@ class _Connection:
         self._waiting.pop(request_id, None)
 
     async def send(self, message: wire.FromClient) -> None:
-        """Raises WireError if it is too long; a broken connection is told through the queues instead."""
-        self._writer.write(wire.encode(message))
+        """Raises FrameError if it is too long; a broken connection is told through the queues instead."""
+        self._writer.write(framing.encode(message))
         with suppress(OSError):
             await self._writer.drain()
 
     def post(self, message: wire.FromClient) -> None:
         """Sends without waiting, which is all that a cancelled task can do."""
         if not self.closed and not self._writer.is_closing():
-            self._writer.write(wire.encode(message))
+            self._writer.write(framing.encode(message))
 
     async def wait_closed(self) -> None:
         if self._task is not None:
@@ -284,10 +284,10 @@ class _Connection:
         try:
             while data := await self._reader.read(_READ):
                 for body in self._frames.feed(data):
-                    self._deliver(wire.decode(body))
+                    self._deliver(framing.decode(body))
         except OSError:
             pass
-        except wire.WireError as error:
+        except framing.FrameError as error:
             self._why = f"the daemon sent something unreadable ({error}); `stopgap daemon stop` and ask again"
         finally:
             self.closed = True
@@ -328,7 +328,7 @@ async def _open(config: Config, name: str, spawn: bool, patience: float) -> _Con
                     raise
             except TimeoutError:
                 raise DaemonError(_mute(files)) from None
-            except (OSError, wire.WireError) as error:
+            except (OSError, framing.FrameError) as error:
                 raise DaemonError(f"{files.socket}: {error}") from None
             if not spawn:
                 raise DaemonError("no stopgap daemon is running; `stopgap daemon start` starts one")

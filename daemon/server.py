@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from . import config as settings
-from . import memory, power, transport, wire
+from . import framing, memory, power, transport, wire
 from .config import Config, ConfigError
 from .paths import Place
 from .scheduler import Job, Key
@@ -168,14 +168,14 @@ class Server:
             return
         self._connections[connection.number] = connection
         mute = self._loop.call_later(_HELLO_S, self._expect_hello, connection)
-        frames = wire.Frames()
+        frames = framing.Frames()
         try:
             while data := await reader.read(_READ):
                 for body in frames.feed(data):
-                    self._received(connection, wire.decode(body))
+                    self._received(connection, framing.decode(body))
                     if connection.number not in self._connections:
                         return  # refused: what came behind its Hello is not for us
-        except wire.WireError as error:
+        except framing.FrameError as error:
             log.info("closing connection %d: %s", connection.number, error)
             self._send(connection, wire.Error(0, "bad_frame", str(error)[:1000]))
         except OSError:
@@ -201,7 +201,7 @@ class Server:
 
     def _received(self, connection: _Connection, message: wire.Message) -> None:
         if not connection.name and not isinstance(message, wire.Hello):
-            raise wire.WireError("the first message must be Hello")
+            raise framing.FrameError("the first message must be Hello")
         match message:
             case wire.Hello():
                 self._hello(connection, message)
@@ -234,7 +234,7 @@ class Server:
                 self._send(connection, wire.Ok(message.id))
                 self.leave()
             case _:
-                raise wire.WireError(f"{type(message).__name__} is for clients")
+                raise framing.FrameError(f"{type(message).__name__} is for clients")
 
     def _later(
         self, call: Callable[[_Connection, int], None], connection: _Connection, message_id: int
@@ -292,7 +292,7 @@ class Server:
     def _fill(self, connection: _Connection, request: wire.Fill) -> None:
         key = (connection.number, request.id)
         if request.id <= 0 or key in self._live:
-            raise wire.WireError(f"Fill.id {request.id} is in use or not positive")
+            raise framing.FrameError(f"Fill.id {request.id} is in use or not positive")
         trace = self._traces.begin(connection.name, request)
         if self._config.debug_log:
             log.debug("request %s: %r", trace.id, request)
@@ -367,10 +367,10 @@ class Server:
         if connection.writer.is_closing():
             return
         try:
-            data = wire.encode(message)
-        except wire.WireError as error:
+            data = framing.encode(message)
+        except framing.FrameError as error:
             log.error("a frame that cannot be sent: %s", error)
-            data = wire.encode(wire.Error(getattr(message, "id", 0), "crashed", str(error)))
+            data = framing.encode(wire.Error(getattr(message, "id", 0), "crashed", str(error)))
         connection.writer.write(data)
         if connection.writer.transport.get_write_buffer_size() > _SLOW_CLIENT:
             log.warning("connection %d does not read; closing it", connection.number)

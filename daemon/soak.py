@@ -21,7 +21,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import transport, wire
+from . import framing, transport, wire
 from .client import Client
 from .config import load
 from .paths import Place, place
@@ -162,15 +162,15 @@ class _Peer:
     @classmethod
     async def connect(cls, files: Place) -> _Peer:
         reader, writer = await transport.connect(files.socket)
-        writer.write(wire.encode(wire.Hello(wire.PROTOCOL, "0", load().hash, "soak")))
+        writer.write(framing.encode(wire.Hello(wire.PROTOCOL, "0", load().hash, "soak")))
         return cls(reader, writer)
 
     async def _read(self) -> None:
-        frames = wire.Frames()
+        frames = framing.Frames()
         with contextlib.suppress(OSError):
             while data := await self._reader.read(1 << 18):
                 for body in frames.feed(data):
-                    message = wire.decode(body)
+                    message = framing.decode(body)
                     if isinstance(message, wire.Done | wire.Error):
                         self.ends[message.id] += 1
                         self.codes[message.code if isinstance(message, wire.Error) else "done"] += 1
@@ -219,13 +219,13 @@ async def _rude(seed: int, count: int, totals: Counter[str]) -> None:
     for number in range(1, count + 1):
         document = dice.choice(["", "a.py", "b.py"])
         kind: wire.Kind = "rewrite" if number // 4 % 3 == 0 else "interactive"  # four in a row: a batch
-        peer.writer.write(wire.encode(request(dice.randint(1, 6), number, document, dice.random() < 0.5, kind)))
+        peer.writer.write(framing.encode(request(dice.randint(1, 6), number, document, dice.random() < 0.5, kind)))
         peer.sent.append(number)
         totals["sent"] += 1
         if dice.random() < 0.2:
             await asyncio.sleep(dice.random() * 0.01)
         if dice.random() < 0.3:
-            peer.writer.write(wire.encode(wire.Cancel(dice.randint(max(1, number - 3), number))))
+            peer.writer.write(framing.encode(wire.Cancel(dice.randint(max(1, number - 3), number))))
         if dice.random() < 0.02:
             await _leave(peer, totals, wait=False)
             peer = await _Peer.connect(files)
@@ -249,7 +249,7 @@ async def fuzz(scale: float) -> Result:
     client = await Client.connect("bench")
     files, pid = place(load().key), client.welcome.pid
     dice = random.Random(20)
-    hello = wire.encode(wire.Hello(wire.PROTOCOL, "0", load().hash, "fuzz"))
+    hello = framing.encode(wire.Hello(wire.PROTOCOL, "0", load().hash, "fuzz"))
     small = wire.Fill(b"x = ", "python", 4, 4, id=1, document="d", snippets=(wire.Snippet("a", "b"),))
     seeds: list[wire.Message] = [
         small, wire.Cancel(1), wire.StatusRequest(2), wire.TraceRequest(3, 5, "ab"), wire.StatsRequest(4),
@@ -269,7 +269,7 @@ async def fuzz(scale: float) -> Result:
             writer.close()
 
     for start in range(0, count, 1000):
-        frames = (_broken(dice, wire.encode(dice.choice(seeds))) for _ in range(min(1000, count - start)))
+        frames = (_broken(dice, framing.encode(dice.choice(seeds))) for _ in range(min(1000, count - start)))
         # A third without the Hello in front: garbage from a stranger.
         await asyncio.gather(*(one((hello if dice.random() < 0.67 else b"") + frame) for frame in frames))
         answer = [frame async for frame in client.fill(request())][-1]
@@ -286,9 +286,9 @@ def _broken(dice: random.Random, frame: bytes) -> bytes:
     while True:
         data = _damaged(dice, frame)
         try:
-            if not any(isinstance(wire.decode(body), wire.Hello) for body in wire.Frames().feed(data)):
+            if not any(isinstance(framing.decode(body), wire.Hello) for body in framing.Frames().feed(data)):
                 return data
-        except wire.WireError:
+        except framing.FrameError:
             return data
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from stopgap.daemon import transport, wire
+from stopgap.daemon import framing, transport, wire
 from stopgap.daemon.config import load
 from stopgap.daemon.paths import place
 
@@ -102,12 +102,12 @@ class FakeDaemon:
         socket.unlink(missing_ok=True)
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        frames = wire.Frames()
+        frames = framing.Frames()
         running: dict[int, asyncio.Task[None]] = {}
 
         def send(message: wire.Message) -> None:
             if not writer.is_closing():
-                writer.write(wire.encode(message))
+                writer.write(framing.encode(message))
 
         async def fill(request: wire.Fill) -> None:
             for progress in self.before:
@@ -148,7 +148,7 @@ class FakeDaemon:
             with suppress(ConnectionError):
                 while data := await reader.read(65536):
                     for body in frames.feed(data):
-                        handle(wire.decode(body))
+                        handle(framing.decode(body))
         finally:
             for task in running.values():
                 task.cancel()

@@ -111,8 +111,10 @@ def test_lsp_knows_the_wire_and_the_text_side_only(path: Path) -> None:
             assert name.split(".")[2] in TEXT_SIDE
 
 
-def test_the_wire_needs_only_the_standard_library_and_its_codec() -> None:
-    assert top(ROOT / "daemon" / "wire.py") <= set(sys.stdlib_module_names) | {"msgpack"}
+def test_the_wire_and_its_framing_need_only_the_standard_library_and_a_codec() -> None:
+    assert top(ROOT / "daemon" / "wire.py") <= set(sys.stdlib_module_names)
+    assert top(ROOT / "daemon" / "framing.py") <= set(sys.stdlib_module_names) | {"stopgap", "msgpack"}
+    assert ours(ROOT / "daemon" / "framing.py") == {"stopgap.daemon", "stopgap.daemon.wire"}
 
 
 def test_starting_the_lsp_server_imports_no_torch() -> None:

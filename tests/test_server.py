@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from stopgap.daemon import config, transport, wire
+from stopgap.daemon import config, framing, transport, wire
 from stopgap.daemon.client import Client, DaemonError
 from stopgap.daemon.paths import Place
 from stopgap.daemon.server import Server
@@ -26,14 +26,14 @@ class RawPeer:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
-        self._frames = wire.Frames()
+        self._frames = framing.Frames()
 
     @classmethod
     async def connect(cls, files: Place) -> RawPeer:
         return cls(*await transport.connect(files.socket))
 
     def send(self, *messages: wire.Message) -> None:
-        self.writer.write(b"".join(map(wire.encode, messages)))
+        self.writer.write(b"".join(map(framing.encode, messages)))
 
     async def rest(self) -> list[wire.Message]:
         """Everything until the daemon closes the connection."""
@@ -42,13 +42,13 @@ class RawPeer:
         except ConnectionResetError:
             data = b""
         self.writer.close()
-        return [wire.decode(body) for body in self._frames.feed(data)]
+        return [framing.decode(body) for body in self._frames.feed(data)]
 
     async def receive(self) -> wire.Message:
         """The next message that is not about loading the model."""
         while True:
             (length,) = struct.unpack(">I", await self.reader.readexactly(4))
-            message = wire.decode(await self.reader.readexactly(length))
+            message = framing.decode(await self.reader.readexactly(length))
             if not isinstance(message, wire.Progress):
                 return message
 
@@ -65,10 +65,10 @@ def hello(**fields: object) -> wire.Hello:
         (b"\xff\xff\xff\xffabc", "a frame of 4294967295 bytes"),
         (b"\0\0\0\1\xc1", "not a msgpack frame"),
         (b"GET / HTTP/1.1\r\n\r\n", "a frame of 1195725856 bytes"),
-        (wire.encode(wire.StatusRequest(1)), "the first message must be Hello"),
-        (wire.encode(hello()) + wire.encode(wire.Ok(1)), "Ok is for clients"),
-        (wire.encode(hello()) + wire.encode(request(id=0)), "Fill.id 0"),
-        (wire.encode(hello()) + 2 * wire.encode(request("step_ms=200", id=4)), "Fill.id 4 is in use"),
+        (framing.encode(wire.StatusRequest(1)), "the first message must be Hello"),
+        (framing.encode(hello()) + framing.encode(wire.Ok(1)), "Ok is for clients"),
+        (framing.encode(hello()) + framing.encode(request(id=0)), "Fill.id 0"),
+        (framing.encode(hello()) + 2 * framing.encode(request("step_ms=200", id=4)), "Fill.id 4 is in use"),
     ],
     ids=["empty", "huge", "garbage", "http", "no hello", "not for us", "id 0", "id twice"],
 )
@@ -94,7 +94,7 @@ def test_seeded_garbage_leaves_the_daemon_alive(stub_daemon: Place) -> None:
     async def work() -> None:
         client = await Client.connect("test")
         dice = random.Random(1)
-        good = wire.encode(hello()) + wire.encode(request("steps=3", id=1))
+        good = framing.encode(hello()) + framing.encode(request("steps=3", id=1))
         for _ in range(60):
             peer = await RawPeer.connect(stub_daemon)
             broken = bytearray(good)
