@@ -37,10 +37,7 @@ export function activate(context: vscode.ExtensionContext): void {
     on('stopgap.menu', () => menu(here)),
     on('stopgap.toggle', settings.toggleEverywhere),
     on('stopgap.toggleWorkspace', settings.toggleInWorkspace),
-    on('stopgap.toggleLanguage', () => {
-      const language = vscode.window.activeTextEditor?.document.languageId;
-      return language && settings.toggleLanguage(language);
-    }),
+    on('stopgap.toggleLanguage', settings.toggleLanguage),
     on('stopgap.pauseModel', () => here.pause(true)),
     on('stopgap.resumeModel', () => here.pause(false)),
     on('stopgap.restart', () => here.restart()),

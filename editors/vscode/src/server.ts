@@ -5,7 +5,7 @@ import type { LanguageClientOptions, Middleware, NotificationType } from 'vscode
 import { DidChangeConfigurationNotification, LanguageClient, State } from 'vscode-languageclient/node';
 import { locate } from './locate.ts';
 import * as protocol from './protocol.ts';
-import { forServer, pathSetting } from './settings.ts';
+import { forServer, pathSetting, SCHEMES } from './settings.ts';
 
 export type Health =
   | { state: 'stopped'; message: string }
@@ -131,7 +131,7 @@ export class Server implements vscode.Disposable {
 
   private options(): LanguageClientOptions {
     return {
-      documentSelector: [{ scheme: 'file' }, { scheme: 'untitled' }, { scheme: 'vscode-notebook-cell' }],
+      documentSelector: SCHEMES.map((scheme) => ({ scheme })),
       initializationOptions: forServer(),
       outputChannel: this.log,
       traceOutputChannel: this.log,

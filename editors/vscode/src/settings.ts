@@ -3,6 +3,9 @@ import * as vscode from 'vscode';
 
 const SECTION = 'stopgap';
 
+/** Of documents that the server is told of; previews, logs and the like have other schemes. */
+export const SCHEMES = ['file', 'untitled', 'vscode-notebook-cell'] as const;
+
 /** Settings that the server knows by the same name; `lsp/settings.py` says what they mean. */
 export const FOR_SERVER = [
   'enabled',
@@ -45,6 +48,12 @@ export function disabledLanguages(): readonly string[] {
   return vscode.workspace.getConfiguration(SECTION).get<string[]>('disabledLanguages', []);
 }
 
+/** The language of the file in front, or undefined where there is none. */
+export function languageHere(): string | undefined {
+  const document = vscode.window.activeTextEditor?.document;
+  return SCHEMES.some((scheme) => scheme === document?.uri.scheme) ? document?.languageId : undefined;
+}
+
 export async function toggleEverywhere(): Promise<void> {
   const settings = vscode.workspace.getConfiguration(SECTION);
   const now = settings.inspect<boolean>('enabled');
@@ -66,7 +75,12 @@ export async function toggleInWorkspace(): Promise<void> {
     .update('enabled', !enabled(), vscode.ConfigurationTarget.Workspace);
 }
 
-export async function toggleLanguage(language: string): Promise<void> {
+export async function toggleLanguage(): Promise<void> {
+  const language = languageHere();
+  if (!language) {
+    void vscode.window.showInformationMessage('stopgap: open a file first');
+    return;
+  }
   const off = disabledLanguages();
   const next = off.includes(language) ? off.filter((one) => one !== language) : [...off, language];
   const settings = vscode.workspace.getConfiguration(SECTION);

@@ -1,7 +1,7 @@
 /** The item in the status bar and the menu behind it. */
 import * as vscode from 'vscode';
 import type { Health, Server } from './server.ts';
-import { disabledLanguages, enabled } from './settings.ts';
+import { disabledLanguages, enabled, languageHere } from './settings.ts';
 
 /** A spinner that comes and goes with every keystroke is worse than none. */
 const SHOW_THINKING_AFTER_MS = 250;
@@ -60,7 +60,7 @@ export class StatusItem implements vscode.Disposable {
   }
 
   private show(): void {
-    const language = vscode.window.activeTextEditor?.document.languageId;
+    const language = languageHere();
     const off = !enabled() ? 'everywhere or here' : language && disabledLanguages().includes(language) ? `for ${language}` : '';
     const face = faceOf(this.server.health, off, this.spinning, this.step);
     this.item.text = face.text;
@@ -106,7 +106,7 @@ interface Entry extends vscode.QuickPickItem {
 }
 
 export async function menu(server: Server): Promise<void> {
-  const language = vscode.window.activeTextEditor?.document.languageId;
+  const language = languageHere();
   const paused = server.health.state === 'paused';
   const verb = (on: boolean): string => (on ? 'Turn off' : 'Turn on');
   const entries: Entry[] = [
