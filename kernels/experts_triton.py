@@ -29,11 +29,10 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-from .matmul_triton import INTERPRETED, Blocks, bits, product, rounded, scale_strides
+from . import tuned
+from .matmul_triton import INTERPRETED, bits, product, rounded, scale_strides
 from .quantised import Quantised
-
-TILE = 16
-"""Rows of one tile: 32 tokens of 8 among 128 experts leave two or three to an expert, 256 tokens sixteen."""
+from .tuned import TILE, Blocks
 
 FULL = 8
 """Pairs to an expert, on average, from which on a tile's rows weigh as much as 64 outputs of int4 codes: a row's 64
@@ -46,6 +45,7 @@ CUTS: dict[tuple[int, bool], Blocks] = {
     (8, False): Blocks(TILE, 32, 4, 4, 3),
     (8, True): Blocks(TILE, 64, 4, 4, 3),
 }
+"""Reasoned, for any GPU; `tuned` has what was measured on one."""
 AT_ONCE = 2048
 """Tokens; more go in parts. What the experts return for them takes 8 rows of fp32 each, 185 MB in the 26B."""
 LEAST = 32
@@ -54,6 +54,11 @@ CHUNK = 1024
 """Pairs that `group_kernel` looks at together."""
 STRIP = 1024
 """Outputs of one program of `add_kernel`."""
+
+
+def cut(bits: int, full: bool, device: torch.device) -> Blocks:
+    """How the products are cut on `device`."""
+    return tuned.of(device).experts.get((bits, full), CUTS[bits, full])
 
 
 def experts(x: Tensor, scores: Tensor, gate_up: Quantised, down: Quantised, top_k: int) -> Tensor:
@@ -70,7 +75,7 @@ def experts(x: Tensor, scores: Tensor, gate_up: Quantised, down: Quantised, top_
     chosen, order = (torch.empty(pairs, dtype=torch.int32, device=x.device) for _ in range(2))
     weights = torch.empty(pairs, dtype=torch.float32, device=x.device)
     table = torch.empty((tiles, 3), dtype=torch.int32, device=x.device)
-    first, second = (CUTS[bits(weight), pairs > FULL * count] for weight in (gate_up, down))
+    first, second = (cut(bits(weight), pairs > FULL * count, x.device) for weight in (gate_up, down))
     columns = max(LEAST, first.outputs // 2)
     unit = 0 if x.dtype == torch.float32 else columns
     between = torch.empty((pairs, hidden), dtype=torch.float16 if unit else x.dtype, device=x.device)

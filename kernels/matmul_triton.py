@@ -5,7 +5,8 @@ Knows nothing of models or files. Imported only where Triton runs: on CUDA, or o
 With few rows the time is that of reading the codes, so the loop is cut for that:
 - 16 or 32 rows fill no tile, and warps side by side over the outputs would be few. So each warp takes its own 64 of
   the inputs (a batched dot puts the batch on the warps) and the partial sums meet once, at the end, in a fixed order.
-- Codes stay exact in bf16 and fp16 (-127..127, -8..7) and the scale multiplies the sums: fewer instructions and no rounding.
+- Codes stay exact in bf16 and fp16 (-127..127, -8..7) and the scale multiplies the sums: fewer instructions and no
+  rounding.
 - Codes, scales and rows all come through the asynchronous copy pipeline, 16 bytes a thread.
 Unpacking is the other cost. An SM issues 128 instructions of a thread a clock; an H200 at 4.8 TB/s delivers 43 int4
 or 21 int8 weights in that time, a 4090 6 or 3. The machine code for sm_90 takes 3 to 5 instructions a weight (loop
@@ -18,14 +19,15 @@ Not yet run on a GPU: the block sizes are reasoned, tests hold the results in th
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+import torch
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 from triton import knobs
 
+from . import tuned
 from .quantised import Int4Groups, Quantised
+from .tuned import ANY, Blocks
 
 INTERPRETED: bool = knobs.runtime.interpret
 
@@ -76,36 +78,32 @@ add.rn.f16x2 $1, $1, bias;
 """Four int8 to four fp16: 0x64 before a byte is 1024 + byte, which is the number plus 128; minus 1152."""
 
 
-class Blocks(NamedTuple):
-    """How a product is cut: rows and outputs of one program, slices of `GROUP` inputs that its warps take side by side
-    (1: the warps share one), warps, and stages of the copy pipeline."""
-
-    rows: int
-    outputs: int
-    slices: int
-    warps: int
-    stages: int
-
-
-FEW, SOME = 16, 32
 TABLE: tuple[tuple[int, int, Blocks], ...] = (
     # rows up to, outputs up to: an output of 2,816 in blocks of 16 is 176 programs, enough for 132 SMs.
     (16, 4096, Blocks(16, 16, 4, 4, 4)),
-    (16, 1 << 30, Blocks(16, 32, 4, 4, 4)),
+    (16, ANY, Blocks(16, 32, 4, 4, 4)),
     (32, 4096, Blocks(32, 16, 4, 4, 3)),
-    (32, 1 << 30, Blocks(32, 32, 4, 4, 3)),
+    (32, ANY, Blocks(32, 32, 4, 4, 3)),
     (64, 4096, Blocks(32, 32, 4, 4, 3)),
-    (64, 1 << 30, Blocks(64, 32, 1, 4, 4)),
+    (64, ANY, Blocks(64, 32, 1, 4, 4)),
     (128, 4096, Blocks(64, 32, 1, 4, 4)),
     # From here on arithmetic counts too: 64 rows are the least that Hopper's wide instructions take.
-    (1 << 30, 4096, Blocks(64, 64, 1, 4, 4)),
-    (1 << 30, 1 << 30, Blocks(64, 128, 1, 8, 3)),
+    (128, ANY, Blocks(64, 128, 1, 8, 3)),
+    (ANY, 4096, Blocks(64, 64, 1, 4, 4)),
+    (ANY, ANY, Blocks(64, 128, 1, 8, 3)),
 )
+"""Reasoned, for any GPU; `tuned` has what was measured on one."""
 
 
-def blocks(rows: int, outputs: int) -> Blocks:
+def sizes(rows: int, outputs: int) -> tuple[int, int, Blocks]:
     """The first entry of `TABLE` that a product fits."""
-    return next(found for most_rows, most_outputs, found in TABLE if rows <= most_rows and outputs <= most_outputs)
+    return next(entry for entry in TABLE if rows <= entry[0] and outputs <= entry[1])
+
+
+def blocks(rows: int, outputs: int, device: torch.device | None = None) -> Blocks:
+    """How a product is cut on `device`, or where nothing was measured."""
+    most_rows, most_outputs, built_in = sizes(rows, outputs)
+    return built_in if device is None else tuned.of(device).products.get((most_rows, most_outputs), built_in)
 
 
 def bits(weight: Quantised) -> int:
@@ -124,7 +122,7 @@ def matmul(x: Tensor, weight: Quantised) -> Tensor:
     count, inputs = x.shape
     outputs = len(weight.codes)
     out = x.new_empty((count, outputs))
-    cut = blocks(count, outputs)
+    cut = blocks(count, outputs, x.device)
     if count:
         by_row, by_group = scale_strides(weight)
         matmul_kernel[(triton.cdiv(count, cut.rows), triton.cdiv(outputs, cut.outputs))](

@@ -10,7 +10,8 @@ from tune_kernels import STEPS, climb, main, neighbours
 
 pytest.importorskip("triton", reason="triton is not installed: pip install triton (Linux on x86-64)")
 
-from stopgap.kernels.matmul_triton import Blocks
+from stopgap.kernels import tuned
+from stopgap.kernels.tuned import Blocks
 
 START = Blocks(16, 32, 4, 4, 3)
 
@@ -42,8 +43,13 @@ def test_every_neighbour_is_a_cut_that_the_kernels_take() -> None:
 
 @pytest.mark.slow
 def test_the_whole_search_runs_in_the_interpreter(tmp_path: Path) -> None:
-    found = main(["--device", "cpu", "--small", "--seconds", "0", "--out", str(tmp_path)])
-    (path,) = tmp_path.iterdir()
-    assert json.loads(path.read_text())["found"] == found
-    assert [line["table"] for line in found] == ["CUTS", "TABLE"]
-    assert all(line["ms"] == line["ms_before"] < float("inf") for line in found)
+    folder = tmp_path / "data"
+    found = main(["--device", "cpu", "--small", "--seconds", "0", "--out", str(tmp_path), "--table", str(folder)])
+    (path,) = tmp_path.glob("*.json")
+    assert json.loads(path.read_text())["found"] == json.loads(json.dumps(found))
+    assert [line["table"] for line in found] == ["experts", "products"]
+    assert all(line["ms"] <= line["ms_before"] < float("inf") for line in found)
+    best = tuned.read(folder / "interpreter.toml")
+    assert [cut._asdict() for cut in (*best.experts.values(), *best.products.values())] == [
+        line["best"] for line in found
+    ]

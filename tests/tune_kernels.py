@@ -1,8 +1,8 @@
 """Look for better block sizes of the quantised products on this GPU: `TRITON_INTERPRET=0 python tests/tune_kernels.py`.
 
 From the entry that is in use, one number is changed at a time as long as that is faster, within `--seconds` in all.
-What was found is written as data after every entry (`--out`), with the times of both, and printed as the lines of
-`matmul_triton.TABLE` and `experts_triton.CUTS`. Weights rotate through more memory than any L2 cache holds.
+What was found is written after every size: the times of both as data (`--out`), and the table that the kernels read
+on a GPU of this kind (`kernels/tuned.py`). Weights rotate through more memory than any L2 cache holds.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from typing import Any
 import torch
 
 from stopgap.infill import devices
-from stopgap.kernels import experts_triton, matmul_triton
-from stopgap.kernels.matmul_triton import Blocks
+from stopgap.infill.files import write_whole
+from stopgap.kernels import experts_triton, matmul_triton, tuned
 from stopgap.kernels.quantised import Int4Groups, Int8Rows, Quantised
+from stopgap.kernels.tuned import Blocks, Tuned
 
 STEPS: dict[str, tuple[int, ...]] = {
     "rows": (16, 32, 64, 128),
@@ -69,12 +70,16 @@ def climb(
 
 
 class Tuning:
-    """The machine, its clock, and what has been found."""
+    """The machine, its clock, and what has been found; `save` is called after every size."""
 
-    def __init__(self, device: torch.device, clock: Callable[[], float], small: bool) -> None:
-        self.device, self.clock, self.small = device, clock, small
+    def __init__(
+        self, device: torch.device, clock: Callable[[], float], small: bool, save: Callable[[Tuning], None]
+    ) -> None:
+        self.device, self.clock, self.small, self.save = device, clock, small, save
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.found: list[dict[str, Any]] = []
+        before = tuned.of(device)
+        self.products, self.experts = dict(before.products), dict(before.experts)
 
     def ms(self, run: Callable[[], object]) -> float:
         try:
@@ -98,10 +103,12 @@ class Tuning:
             size += codes.nbytes
         return made
 
-    def products(self, go_on: Callable[[], bool]) -> None:
+    def tune_products(self, go_on: Callable[[], bool]) -> None:
         """int8, for every number of rows and both classes of outputs that `TABLE` tells apart."""
         every = [(rows, shape) for rows in (32, 256, 16, 64, 128) for shape in ((8192, 2816), (2816, 4096))]
         for rows, (outputs, inputs) in [(16, (64, 64))] if self.small else every:
+            if not (self.small or go_on()):
+                return
             x = torch.randn((rows, inputs), device=self.device).to(self.dtype)
             weights = self.weights(8, outputs, inputs)
             known = matmul_triton.blocks
@@ -113,61 +120,81 @@ class Tuning:
                 finally:
                     vars(matmul_triton)["blocks"] = known
 
-            self.note("TABLE", f"{rows}, {outputs}", *climb(known(rows, outputs), cost, go_on))
+            best = climb(known(rows, outputs, self.device), cost, go_on)
+            key = matmul_triton.sizes(rows, outputs)[:2]
+            self.note("products", f"{rows} x {outputs}", self.products, key, *best)
 
-    def experts(self, go_on: Callable[[], bool]) -> None:
+    def tune_experts(self, go_on: Callable[[], bool]) -> None:
         """The four entries of `CUTS`, with 32 and 256 tokens."""
         width, hidden, count, top_k = (64, 64, 4, 2) if self.small else (2816, 704, 128, 8)
-        for (bits, full), known in list(experts_triton.CUTS.items()):
-            tokens = 256 if full else 32
-            if self.small and (full or bits == 8):
+        for bits, full in list(experts_triton.CUTS):
+            if (full or bits == 8) if self.small else not go_on():
                 continue
+            tokens = 256 if full else 4 if self.small else 32
             x = torch.randn((tokens, width), device=self.device).to(self.dtype)
             scores = torch.randn((tokens, count), device=self.device).to(self.dtype)
-            pairs = list(
-                zip(
-                    self.weights(bits, count, 2 * hidden, width), self.weights(bits, count, width, hidden), strict=False
-                )
-            )
-            key = bits, full
+            shapes = (count, 2 * hidden, width), (count, width, hidden)
+            pairs = list(zip(*(self.weights(bits, *shape) for shape in shapes), strict=False))
+            known = experts_triton.cut
 
-            def cost(
-                cut: Blocks, key: Any = key, known: Any = known, pairs: Any = pairs, given: Any = (x, scores)
-            ) -> float:
-                experts_triton.CUTS[key] = cut
+            def cost(cut: Blocks, known: Any = known, pairs: Any = pairs, given: Any = (x, scores)) -> float:
+                vars(experts_triton)["cut"] = lambda *_: cut
                 try:
                     return self.ms(lambda: [experts_triton.experts(*given, *pair, top_k) for pair in pairs]) / len(
                         pairs
                     )
                 finally:
-                    experts_triton.CUTS[key] = known
+                    vars(experts_triton)["cut"] = known
 
-            self.note("CUTS", f"{bits}, {full}", *climb(known, cost, go_on, fixed=("rows",)))
+            best = climb(known(bits, full, self.device), cost, go_on, fixed=("rows",))
+            self.note("experts", f"int{bits}, {tokens} tokens", self.experts, (bits, full), *best)
 
-    def note(self, table: str, key: str, best: Blocks, ms: float, before: float, tried: int) -> None:
-        print(f"{table} ({key}): {before:.4f} ms -> {ms:.4f} ms after {tried}: {best}", flush=True)
-        line = {"table": table, "key": key, "best": best._asdict(), "ms": ms, "ms_before": before, "tried": tried}
+    def note(
+        self,
+        what: str,
+        size: str,
+        table: dict[Any, Blocks],
+        key: Any,
+        best: Blocks,
+        ms: float,
+        before: float,
+        tried: int,
+    ) -> None:
+        print(f"{what}, {size}: {before:.4f} ms -> {ms:.4f} ms after {tried}: {best}", flush=True)
+        line = {"table": what, "key": key, "best": best._asdict(), "ms": ms, "ms_before": before, "tried": tried}
         self.found.append(line)
+        if ms < float("inf"):  # what cannot run at all is no entry
+            table[key] = best
+        self.save(self)
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--seconds", type=float, default=240)
-    parser.add_argument("--out", type=Path, default=Path("kernels") / "measured")
+    parser.add_argument("--out", type=Path, default=Path("kernels") / "measured", help="folder of the record")
+    parser.add_argument("--table", type=Path, default=tuned.FOLDER, help="folder of the table that the kernels read")
     parser.add_argument("--small", action="store_true", help="toy sizes, to try it out in Triton's interpreter")
     options = parser.parse_args(arguments)
     device = devices.resolve(options.device)
-    tuning = Tuning(device, time.perf_counter, options.small)
-    end = time.monotonic() + options.seconds
-    title = next(found.title for found in devices.found() if found.kind == device.type)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    title, capability = tuned.kind(device)
+    record = options.out / f"{time.strftime('%Y-%m-%d')}-{tuned.file_name(title, '').removesuffix('.toml')}-tuning.json"
+    table = options.table / tuned.file_name(title, capability)
     options.out.mkdir(parents=True, exist_ok=True)
-    name = "".join(c if c.isalnum() else "-" for c in title.lower())
-    path = options.out / f"{time.strftime('%Y-%m-%d')}-{name}-tuning.json"
-    for part in (tuning.experts, tuning.products):
+    about = f"Found by tests/tune_kernels.py on {title} with {devices.build()}, {time.strftime('%Y-%m-%d')}."
+
+    def save(tuning: Tuning) -> None:
+        found = {"device": title, "torch": devices.build(), "found": tuning.found}
+        write_whole(record, json.dumps(found, indent=1) + "\n")
+        tuned.write(table, Tuned(None, tuning.products, tuning.experts), about)
+
+    tuning = Tuning(device, time.perf_counter, options.small, save)
+    end = time.monotonic() + options.seconds
+    for part in (tuning.tune_experts, tuning.tune_products):
         part(lambda: time.monotonic() < end)
-        path.write_text(json.dumps({"device": title, "torch": devices.build(), "found": tuning.found}, indent=1) + "\n")
-    print(path)
+    print(f"record {record}, table {table}")
     return tuning.found
 
 
