@@ -428,7 +428,7 @@ def test_a_client_that_does_not_read_gets_no_drafts_and_blocks_nobody(stub_daemo
 def test_another_daemon_does_not_start_beside_one_that_serves(stub_daemon: Place) -> None:
     async def work() -> None:
         client = await Client.connect("test")
-        from stopgap.daemon.client import daemon_command
+        from stopgap.daemon.spawn import daemon_command
 
         second = await asyncio.create_subprocess_exec(*daemon_command())
         assert await second.wait() == 0
