@@ -52,6 +52,8 @@ def locate(source: Source, request: FillRequest) -> Hole:
     if request.target == "body":
         function = _function_node(source, start)
         hole = _body_hole(source, function, "block") if function is not None else None
+        if hole is not None and _waits(source, hole):
+            hole = replace(hole, scope="placeholder")
         if hole is None:
             raise FillError("no function body there: put the cursor inside a function")
         return hole
@@ -59,7 +61,7 @@ def locate(source: Source, request: FillRequest) -> Hole:
     nearest = _nearest(source.text, found, start)
     if nearest is None and request.target == "placeholder":
         around = function_at(source, start)
-        inside = [one for one in found if around and around.start <= one.start <= one.end <= around.end]
+        inside = [one for one in found if around and _belongs(source.text, around, one)]
         nearest = inside[0] if len(inside) == 1 else None
     if nearest is None:
         what = "placeholder" if request.target == "placeholder" else "syntax error"
@@ -91,7 +93,7 @@ def placeholders(source: Source) -> list[Hole]:
             found[node.start_byte, node.end_byte] = replace(hole, scope="placeholder", lengths=prior)
     for node in _captures(source, language.functions):
         empty = _body_hole(source, node, "placeholder")
-        if empty is not None and not source.text[empty.start : empty.end].strip():
+        if empty is not None and not source.text[empty.start : empty.end].strip() and not _declares(source, node):
             found.setdefault((empty.start, empty.end), empty)
     for node in _captures(source, language.comments):
         todo = _todo_hole(source, node)
@@ -99,6 +101,8 @@ def placeholders(source: Source) -> list[Hole]:
             found.setdefault((todo.start, todo.end), todo)
     kept: list[Hole] = []
     for _, hole in sorted(found.items(), key=lambda one: (one[0][0], -one[0][1])):
+        if kept and kept[-1].start == kept[-1].end and _only_says(source.text[kept[-1].end : hole.start]):
+            kept.pop()  # `# TODO: x` over `pass`, or under a head without a body: one thing to write, not two
         if not kept or hole.start > kept[-1].end:
             kept.append(hole)
     return kept
@@ -110,6 +114,16 @@ def stands_in(language: Language, text: bytes) -> bool:
     if pattern and len(text) < 400 and re.fullmatch(pattern.encode(), text, re.DOTALL):
         return True
     return b"\n" not in text and _TODO.match(text) is not None
+
+
+def remark(language: Language, text: bytes) -> str:
+    """What a text is that does nothing: "a comment", "a docstring", or empty."""
+    head = b"<?php " if language.name == "php" else b""
+    root = languages.parser(language).parse(head + text).root_node
+    code = [one for one in root.named_children if one.type not in language.comments and one.type != "php_tag"]
+    if root.has_error or any(language.name != "python" or not _is_docstring(one) for one in code):
+        return ""
+    return "a docstring" if code else "a comment"
 
 
 def errors(source: Source) -> list[Hole]:
@@ -219,6 +233,11 @@ def _body_hole(source: Source, function: Node, scope: Scope) -> Hole | None:
         inner = outer + unit(source, function.start_byte)
         line = newline(source.text) + inner  # comments say what to write: they stay
         return make(source, end, end, "block", scope, lead=line, indent=inner)
+    if body is not None and body.named_children and source.language.name == "python":
+        said = [one for one in body.named_children if one.type != "comment"]
+        if len(said) == 1 and _is_docstring(said[0]) and line_start(source.text, start) > function.start_byte:
+            inner = indent_at(source.text, start)
+            return make(source, end, end, "block", scope, lead=newline(source.text) + inner, indent=inner)
     if source.text[start:end].strip() or (body is not None and members(source, body)):
         only = members(source, body) if body is not None else []
         stands_in = len(only) == 1 and _stands_for_code(source, only[0])
@@ -244,18 +263,23 @@ def _stands_in(source: Source, node: Node) -> bool:
     function = body.parent
     if body.type != "block" or function is None or function.type != "function_definition":
         return False
-    if node.type == "raise_statement":
-        return True
+    if _declares(source, function):
+        return False
     others = [one for one in members(source, body) if one.id != node.id and not _is_docstring(one)]
-    decorated = function.parent
-    head = source.text[decorated.start_byte : function.start_byte] if decorated is not None else b""
-    is_stub = decorated is not None and decorated.type == "decorated_definition" and b"overload" in head
-    return not others and not is_stub and not _in_protocol(source, function)
+    return node.type == "raise_statement" or not others
 
 
-def _in_protocol(source: Source, function: Node) -> bool:
-    """`...` is the finished body of a method in a Protocol."""
+_DECLARING = re.compile(rb"@[\w.]*(overload|abstract\w+)\b")
+
+
+def _declares(source: Source, function: Node) -> bool:
+    """Whether an empty body is a finished one: of an overload, an abstract method, a method of a Protocol."""
+    if source.language.name != "python":
+        return False
     node = function.parent
+    head = source.text[node.start_byte : function.start_byte] if node is not None else b""
+    if node is not None and node.type == "decorated_definition" and _DECLARING.search(head):
+        return True
     while node is not None and node.type != "class_definition":
         node = node.parent
     bases = node.child_by_field_name("superclasses") if node is not None else None
@@ -263,6 +287,25 @@ def _in_protocol(source: Source, function: Node) -> bool:
 
 
 _TODO = re.compile(rb"\W*TODO\b")
+
+
+def _only_says(text: bytes) -> bool:
+    """Whether a stretch between two holes is blank or one line that says TODO."""
+    line = text.strip()
+    return not line or (b"\n" not in line and _TODO.match(line) is not None)
+
+
+def _belongs(text: bytes, function: Function, hole: Hole) -> bool:
+    """Whether a hole lies in a function, or below one that is all head and a comment: grammars leave that outside."""
+    if hole.start < function.start:
+        return False
+    return hole.end <= function.end or (hole.start == hole.end and _only_says(text[function.end : hole.start]))
+
+
+def _waits(source: Source, hole: Hole) -> bool:
+    """Whether a body is there to be written: nothing in it, or a placeholder."""
+    old = source.text[hole.start : hole.end].strip()
+    return not old or stands_in(source.language, old)
 
 
 def _todo_hole(source: Source, comment: Node) -> Hole | None:

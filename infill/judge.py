@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from .holes import Hole, stands_in
+from .holes import Hole, remark, stands_in
 from .syntax import Gate, Verdict
 from .tokenizer import Tokenizer
 
@@ -42,6 +42,8 @@ class Judge:
     def __init__(self, tokenizer: Tokenizer, gate: Gate, hole: Hole, overlap: bytes, *, crlf: bool) -> None:
         self.tokenizer, self.gate, self.hole, self.overlap, self.crlf = tokenizer, gate, hole, overlap, crlf
         self.candidates: dict[bytes, Candidate] = {}
+        self.ways: dict[bytes, set[str]] = {}
+        """From what origins each text came that passed."""
         self._verdicts: dict[bytes, tuple[Verdict, bytes]] = {}
 
     def text(self, ids: Sequence[int]) -> bytes:
@@ -56,8 +58,11 @@ class Judge:
     def offer(self, ids: Sequence[int], score: float, origin: str) -> Candidate | None:
         """Put a draft before the gate; the candidate it made, None if it did not pass or was known as good."""
         verdict, text = self._judged(self.text(ids))
+        if not verdict.ok:
+            return None
+        self.ways.setdefault(text, set()).add(origin)
         known = self.candidates.get(text)
-        if not verdict.ok or (known is not None and known.score >= score):
+        if known is not None and known.score >= score:
             return None
         self.candidates[text] = made = Candidate(text, tuple(ids), score, origin)
         return made
@@ -68,8 +73,8 @@ class Judge:
         self.candidates = {text: replace(c, score=scores[text][0], rank=scores[text][1]) for text, c in kept.items()}
 
     def best(self) -> list[Candidate]:
-        """Best first; the shorter of two equals first."""
-        return sorted(self.candidates.values(), key=lambda c: (-c.rank, -c.score, len(c.text)))
+        """Best first; the one offered first of two equals."""
+        return sorted(self.candidates.values(), key=lambda c: (-c.rank, -c.score))
 
     def refusals(self) -> list[str]:
         """The reason of every text that did not pass."""
@@ -102,10 +107,15 @@ class Judge:
         return verdict, tidy
 
     def _no_change(self, text: bytes) -> str:
-        """Why a text would do nothing for who asked, if so: what is there already, or one placeholder for another."""
+        """Why a text would do nothing for who asked: what stands there, or a placeholder or a remark instead of one."""
         source, hole = self.gate.source, self.hole
         old = source.text[hole.start : hole.end].strip()
         if text == old:  # never empty: an empty fill was refused before
             return "is what stands there already"
         waiting = hole.scope == "placeholder" or (old and stands_in(source.language, old))
-        return "is a placeholder itself" if waiting and stands_in(source.language, text) else ""
+        if not waiting:
+            return ""
+        if stands_in(source.language, text):
+            return "is a placeholder itself"
+        said = remark(source.language, text) if self.gate.checked else ""
+        return f"is nothing but {said}" if said else ""

@@ -283,7 +283,7 @@ _TABLE = (
             "string_literal verbatim_string_literal raw_string_literal character_literal interpolated_string_expression"
         ),
         imports=_set("using_directive"),
-        placeholder_kinds=_set("throw_statement"),
+        placeholder_kinds=_set("throw_statement throw_expression"),
         placeholder=r"throw new (System\.)?(NotImplementedException|NotSupportedException)\(.*",
         fillers=_forms(
             "x  x();  {}  ()  int x;  int x  void x() {}  (x)  return x;  [X]  x,  0  (x) {  {  x) {  void x()  x)"

@@ -17,7 +17,7 @@ _OPTIONAL = VOID | frozenset(
     b"p li dt dd rt rp option optgroup tr td th thead tbody tfoot colgroup caption html head body".split()
 )
 """Elements of HTML that may do without an end tag."""
-_SHELL = frozenset(b"then else elif fi do done esac }".split())
+_SHELL = frozenset(b"then else elif fi do done esac".split())
 _RUBY = frozenset(b"when then elsif do rescue ensure in".split())
 _PHP = frozenset(b"else endif endfor endforeach endwhile endswitch".split())
 _DIRECTIVES = frozenset(b"#else #elif #elifdef #elifndef #endif".split())

@@ -13,7 +13,7 @@ from functools import cached_property
 
 from .ground import Ground, Verdict
 from .holes import Hole
-from .source import Clock, Source, line_start
+from .source import Clock, Source, blanks, line_start
 
 __all__ = ["Gate", "Verdict"]
 
@@ -64,11 +64,11 @@ class Gate:
     def tidy(self, fill: bytes) -> bytes:
         """The fill without what repeats the text behind the hole; the first form that passes, else the plainest.
 
-        Cuts trailing blanks, repeated lines, repeated closing brackets, a repeated indentation, and what
-        goes beyond the line where one line is wanted.
+        Cuts blanks that stand on either side already, repeated lines, repeated closing brackets, and what goes
+        beyond the line where one line is wanted.
         """
         plain = self._trimmed(fill)
-        forms = [plain]
+        forms = list(dict.fromkeys((self._flush(plain), plain)))
         for form in (self._without_repeats, self._without_closers, self._without_indent, self._first_line):
             forms += [made for made in map(form, list(forms)) if made not in forms]
         for made in forms:
@@ -105,13 +105,25 @@ class Gate:
         return self.source.text[self.hole.end : self.hole.end + 4096]
 
     def _trimmed(self, fill: bytes) -> bytes:
-        """Without trailing blanks where the line ends anyway."""
+        """Without trailing blanks where the line ends or blanks follow anyway."""
         rest = self._rest
         if self.hole.tail and fill.endswith(self.hole.tail):
             return fill[: -len(self.hole.tail)].rstrip() + self.hole.tail
         if not rest or rest[:1] in b"\r\n":
             return fill.rstrip()
+        if rest[:1] in b" \t" and fill.rstrip(b" \t")[-1:] not in (b"\n", b""):
+            return fill.rstrip(b" \t")
         return fill
+
+    def _flush(self, fill: bytes) -> bytes:
+        """Without leading blanks where blanks stand before the hole already; lines of the fill stay in line."""
+        left = self.source.text[line_start(self.source.text, self.hole.start) : self.hole.start]
+        if self.hole.lead or left[-1:] not in (b" ", b"\t") or fill[:1] not in (b" ", b"\t"):
+            return fill
+        first, broken, more = fill.partition(b"\n")
+        if not left.strip() and more.strip() and len(blanks(more.lstrip(b"\r\n"))) > len(left):
+            return fill  # a block that stands deeper as a whole
+        return first.lstrip(b" \t") + broken + more
 
     def _overlap(self, fill: bytes) -> int:
         """How many bytes at the fill's end repeat what follows: whole lines, or the rest of this line."""

@@ -115,6 +115,10 @@ def test_a_draft_that_repeats_itself_is_never_offered(tmp_path: Path) -> None:
         ("def f(a):\n    ‸...\n", "raise NotImplementedError", "body", "placeholder itself"),
         ("def f(a):\n    # TODO add one‸\n    return a\n", "# TODO add one", "placeholder", "placeholder itself"),
         ("x = ‸first‸\n", "first", "selection", "stands there already"),
+        ("def f(a):\n    ‸pass\n", '"""Add one."""', "placeholder", "nothing but a docstring"),
+        ("def f(a):‸\n", '"""Add one."""', "body", "nothing but a docstring"),
+        ('def f(a):\n    """Add one."""‸\n', '"""Add two."""', "body", "nothing but a docstring"),
+        ("def f(a):\n    # TODO add one‸\n    return a\n", "# add two", "placeholder", "nothing but a comment"),
     ],
 )
 def test_what_stands_in_the_hole_is_never_offered(
@@ -124,6 +128,18 @@ def test_what_stands_in_the_hole_is_never_offered(
     outcome = Bench(tmp_path, answer, strategy=drafts_only).fill(marked, target=target)
     assert outcome.fills == ()
     assert why in outcome.reason
+
+
+def test_who_types_a_function_may_be_offered_its_docstring(tmp_path: Path) -> None:
+    drafts_only = Strategy(context=4000, denoise=False, retrieved=0, lengths=())
+    outcome = Bench(tmp_path, '"""Add one."""', strategy=drafts_only).fill("def f(a):\n    ‸\n")
+    assert [fill.text for fill in outcome.fills] == ['"""Add one."""']
+
+
+@pytest.mark.parametrize(("marked", "answer"), [("x = ‸\n", " 1"), ("x = ‸ + y\n", "1 "), ("f(a, ‸)\n", " b")])
+def test_no_blank_is_doubled(tmp_path: Path, marked: str, answer: str) -> None:
+    outcome = Bench(tmp_path, answer).fill(marked)
+    assert [fill.text for fill in outcome.fills] == [answer.strip()]
 
 
 def test_an_empty_class_may_be_told_to_pass(tmp_path: Path) -> None:
