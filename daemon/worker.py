@@ -1,7 +1,7 @@
 """The one thread that owns the device: loads the engine, gives each step to whom the scheduler says.
 
 Knows nothing of sockets and frames on their way. The event loop calls the public methods; results leave
-through `emit`, which is called on the worker thread. This is the only file of the daemon that touches torch.
+through `emit`, which is called on the worker thread. Of the daemon's processes and threads only this one touches torch.
 
 A run is a generator that takes one denoising step per `next`, for one request or for a batch of them. Several may be
 alive: a keystroke suspends a rewrite simply by not asking for its next step. A request that was cancelled is dropped
@@ -10,12 +10,8 @@ after the step under way; the others of its batch go on.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import logging
 import math
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +22,7 @@ from stopgap.infill import contract
 from . import memory, wire
 from .config import Config
 from .convert import to_contract, to_done, to_draft
+from .engines import make_engine
 from .scheduler import Job, Key, Reason, Scheduler
 from .timeline import Trace
 
@@ -426,7 +423,7 @@ class Worker:
 
         began = self._clock()
         try:
-            self._engine = _make_engine(self._config, self._clock, progress)
+            self._engine = make_engine(self._config, self._clock, progress)
             self.info = self._engine.info()
             memory.set_aside()
         except Exception as error:
@@ -467,37 +464,3 @@ class Worker:
         memory.trim()
         with self._wake:
             self.state = "paused" if self.paused else "cold"
-
-
-def _make_engine(config: Config, clock: Callable[[], float], progress: Callable[[str, float], None]) -> contract.Engine:
-    threads = config.threads or None
-    # For developers: `FILE.py:FUNCTION` or `MODULE:FUNCTION`, called like load_engine; the daemon without a model.
-    if factory := os.environ.get("STOPGAP_ENGINE_FACTORY", ""):
-        make = _factory(factory)
-    else:
-        progress("starting torch", 0.0)
-        from stopgap.infill.engine import load_engine as make
-    return make(
-        config.model,
-        engine=config.engine,
-        device=config.device,
-        threads=threads,
-        clock=clock,
-        progress=progress,
-        cache_budget=config.cache_mb << 20,
-    )
-
-
-def _factory(name: str) -> Callable[..., contract.Engine]:
-    place, _, function = name.rpartition(":")
-    if place.endswith(".py"):
-        spec = importlib.util.spec_from_file_location("stopgap_engine_factory", place)
-        if spec is None or spec.loader is None:
-            raise contract.FillError(f"STOPGAP_ENGINE_FACTORY={name}: FILE.py:FUNCTION was expected")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-    else:
-        module = importlib.import_module(place)
-    make: Callable[..., contract.Engine] = getattr(module, function)
-    return make

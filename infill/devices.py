@@ -70,7 +70,7 @@ def free_memory(device: torch.device) -> int | None:
 
 def in_use() -> torch.device | None:
     """The accelerator that this process has in hand; None if it has touched none. Touches none itself."""
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps") if torch.backends.mps.is_available() else None
 

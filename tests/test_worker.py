@@ -324,7 +324,7 @@ def test_an_engine_without_batches_is_driven_one_by_one(bench: Make, monkeypatch
     monkeypatch.delattr(FakeEngine, "fill_many")
     here = bench()
     engine = FakeEngine()
-    monkeypatch.setattr("stopgap.daemon.worker._factory", lambda _name: lambda *_args, **_options: engine)
+    monkeypatch.setattr("stopgap.daemon.engines._factory", lambda _name: lambda *_args, **_options: engine)
     together(here, {"one": "steps=2", "two": "steps=2"})
     assert all(isinstance(here.terminal(name), wire.Done) for name in ("one", "two"))
     assert engine.log == ["warm up:1", "one:1", "one:2", "two:1", "two:2"]
