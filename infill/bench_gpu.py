@@ -25,8 +25,9 @@ from stopgap.kernels.experts import experts
 from . import devices, layers
 from .bench_kernels import breakdown, kernel_errors
 from .bench_report import FORMAT, Record
+from .buckets import Size
 from .canvas import Row
-from .graph import Loop, Size
+from .graph import Loop
 from .model import Model
 from .model_config import ModelConfig, ModelError
 from .packed import Bits

@@ -20,7 +20,7 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,11 +28,12 @@ from torch import Tensor
 from stopgap.kernels.head import Held, Philox
 
 from . import device_loop
+from .buckets import Size, seen, seen_capacity
 from .canvas import Row
 from .device_loop import Reading
 from .layers import Tables, rope_tables
 from .model import Model
-from .model_config import ModelConfig, ModelError
+from .model_config import ModelError
 from .prefix import PrefixCache, Span, Window
 from .sampler import Schedule
 
@@ -40,9 +41,6 @@ How = Literal["host", "device"]
 SWITCH = "STOPGAP_LOOP"
 DEFAULT: How = "host"
 """Until the captured step has been measured on a GPU; `STOPGAP_LOOP=device` turns it on."""
-SLOTS, ROWS, CAPACITIES = (16, 32, 64, 128, 256), (1, 2, 4), (512, 1024, 2048, 4096, 8192)
-"""Sizes of canvases, batches and prefixes; what is larger than the last is doubled until it fits."""
-
 UNSEEN = -1e30
 """Score of a key that may not be seen. Finite: a block of keys with nothing but such ones is no NaN to any kernel."""
 
@@ -57,19 +55,6 @@ def chosen() -> How:
     if wanted not in ("host", "device"):
         raise GraphError(f"{SWITCH} is {wanted!r}: set it to host or device, or leave it unset")
     return "device" if wanted == "device" else "host"
-
-
-class Size(NamedTuple):
-    """One bucket: rows of `slots` slots behind up to `capacity` prefix tokens."""
-
-    capacity: int
-    rows: int
-    slots: int
-
-    @staticmethod
-    def of(rows: int, slots: int, prefix: int) -> Size:
-        """The smallest bucket that holds that."""
-        return Size(_at_least(prefix, CAPACITIES), _at_least(rows, ROWS), _at_least(slots, SLOTS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,20 +362,3 @@ class Bucket:
             visible = torch.cat((canvas, used[:, None] & before), dim=1)
             added = torch.where(visible, 0.0, UNSEEN)[:, None]
             mask.view(count, groups, -1).copy_(added.expand(-1, groups, -1))
-
-
-def seen(config: ModelConfig, sliding: bool, length: int) -> int:
-    """How many of `length` prefix tokens a canvas sees."""
-    return min(length, config.sliding_window - 1) if sliding else length
-
-
-def seen_capacity(config: ModelConfig, sliding: bool, capacity: int) -> int:
-    """Room for as many, in eights: torch's attention wants the lines of a mask to begin at a multiple of 16 bytes."""
-    return -(-seen(config, sliding, capacity) // 8) * 8
-
-
-def _at_least(count: int, sizes: Sequence[int]) -> int:
-    size = next((size for size in sizes if size >= count), sizes[-1])
-    while size < count:
-        size *= 2
-    return size

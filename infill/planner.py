@@ -11,11 +11,12 @@ import math
 import re
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from .buckets import Size, bucket_bytes, room_bytes
 from .model_config import ModelConfig, ModelError
 from .strategy import Strategy
 
@@ -35,6 +36,8 @@ probabilities, a product of both), by a fused one (in bf16), and by ranking, whi
 Measured on a CPU with 128 slots and 262,144 tokens: 3.51 and 2.00; the fused one is read off the kernel."""
 CHUNK, SCORED_AT_ONCE = 256, 1 << 24
 """Tokens encoded at once and logits ranked at once: the model's own numbers, which cannot be had without torch."""
+_WORKSPACE = 32 << 20
+"""Bytes that torch gives the matrix library on the stream that steps are captured on, on Hopper; 8 MiB on others."""
 _RUNTIME = {"cpu": 300 << 20, "cuda": 700 << 20, "mps": 700 << 20}
 """What torch and the driver take beside tensors: context, library workspaces, fragmentation."""
 
@@ -135,14 +138,36 @@ def canvas_bytes(config: ModelConfig, strategy: Strategy, itemsize: int, *, fuse
 
     fused: the vocabulary head runs as a kernel that holds no logits in fp32.
     """
-    denoised = strategy.rows * strategy.slots * config.vocab_size * (_FUSED if fused else _DENOISED)
-    scored = min(strategy.scratch * config.vocab_size, SCORED_AT_ONCE) * _SCORED
-    logits = round(4 * max(denoised, scored))
-    tokens = max(strategy.scratch, CHUNK)
+    denoised = _logits(config, strategy.rows * strategy.slots, fused)
+    scored = round(4 * min(strategy.scratch * config.vocab_size, SCORED_AT_ONCE) * _SCORED)
+    return max(denoised, scored) + _activations(config, max(strategy.scratch, CHUNK), itemsize)
+
+
+def loop_bytes(
+    config: ModelConfig, strategy: Strategy, context: int, itemsize: int, *, fused: bool, captured: bool
+) -> int:
+    """What the denoising loop on the device takes beside everything else (`graph.Loop`), in the largest bucket.
+
+    The room for one prefix and the canvas, the bucket's masks, tables and state, and if steps are `captured` the pool
+    that graphs allocate from: a step's activations once more, since nobody else may use that memory between replays.
+    Smaller buckets share room and pool; their masks are a quarter for half the slots.
+    """
+    slots = min(strategy.slots + strategy.tail, strategy.canvas)
+    size = Size.of(strategy.rows, slots, context + TEMPLATE)
+    tokens = size.rows * size.slots
+    pool = _logits(config, tokens, fused) + _activations(config, tokens, itemsize) + _WORKSPACE if captured else 0
+    return room_bytes(config, size, itemsize) + bucket_bytes(config, size, itemsize) * 4 // 3 + pool
+
+
+def _logits(config: ModelConfig, slots: int, fused: bool) -> int:
+    return round(4 * slots * config.vocab_size * (_FUSED if fused else _DENOISED))
+
+
+def _activations(config: ModelConfig, tokens: int, itemsize: int) -> int:
+    """Of one layer over `tokens` tokens at once."""
     heads = max((shape.heads + 2 * shape.kv_heads) * shape.head_dim for shape in config.layers)
     routed = config.top_k_experts * (3 * config.moe_intermediate_size + config.hidden_size)
-    layer = tokens * (4 * config.hidden_size + 2 * heads + 3 * config.intermediate_size + routed) * max(itemsize, 4)
-    return logits + layer
+    return tokens * (4 * config.hidden_size + 2 * heads + 3 * config.intermediate_size + routed) * max(itemsize, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +179,14 @@ class Plan:
     cache: int
     canvases: int
     workspace: int
+    loop: int = 0
+    """Of the denoising loop on the device, where that runs"""
     notice: str = ""
     """One line for the user if the limit had to be lowered."""
 
     @property
     def total(self) -> int:
-        return self.weights + self.cache + self.canvases + self.workspace
+        return self.weights + self.cache + self.canvases + self.workspace + self.loop
 
     def __str__(self) -> str:
         parts = (
@@ -167,6 +194,7 @@ class Plan:
             (f"prefix caches at {self.context} tokens", self.cache),
             ("canvases", self.canvases),
             ("workspace", self.workspace),
+            *([("steps on the device", self.loop)] if self.loop else []),
         )
         return ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in parts)
 
@@ -181,6 +209,7 @@ def plan(
     itemsize: int = 2,
     cache_budget: int = 0,
     fused: bool = False,
+    looped: bool = False,
 ) -> Plan:
     """The largest context limit up to `strategy.context` with which everything fits into `free` bytes.
 
@@ -190,6 +219,7 @@ def plan(
     cache_budget what prefix caches of documents that nobody asks about may take together; one more is always
                  in use, and another is kept whatever the budget (a rewrite suspended for a keystroke)
     fused        see `canvas_bytes`
+    looped       the denoising loop runs on the device, on CUDA as captured graphs (`loop_bytes`)
     Without `free` (nobody knows) nothing is refused. Raises `ModelError` with the numbers if not even the least
     context fits.
     """
@@ -198,7 +228,11 @@ def plan(
         slots = context + TEMPLATE + strategy.longest + strategy.scratch
         one = cache_bytes(config, slots, itemsize)
         caches = one + max(one, cache_budget)
-        return Plan(context, weights, caches, canvas_bytes(config, strategy, itemsize, fused=fused), _RUNTIME[device])
+        loop, captured = 0, device == "cuda"
+        if looped:
+            loop = loop_bytes(config, strategy, context, itemsize, fused=fused, captured=captured)
+        canvases = canvas_bytes(config, strategy, itemsize, fused=fused)
+        return Plan(context, weights, caches, canvases, _RUNTIME[device], loop)
 
     wanted = strategy.context
     whole = at(wanted)
@@ -217,7 +251,7 @@ def plan(
             break
         fits = tried
     notice = f"context limit lowered from {wanted} to {fits.context} tokens: {free / 1e9:.1f} GB of {place} are free"
-    return Plan(fits.context, fits.weights, fits.cache, fits.canvases, fits.workspace, notice)
+    return replace(fits, notice=notice)
 
 
 # -- the roofline -------------------------------------------------------------------------------------------

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from stopgap.infill import work
 from stopgap.infill.bench_gpu import random_rows
+from stopgap.infill.buckets import Size
 from stopgap.infill.canvas import Row
-from stopgap.infill.graph import GraphError, Loop, Size
+from stopgap.infill.graph import GraphError, Loop
 from stopgap.infill.model import Model
 from stopgap.infill.planner import real_model
 from stopgap.infill.random_weights import random_model, small_model

@@ -13,10 +13,11 @@ import torch
 from tiny_models import build, random_shape, save
 
 from stopgap.infill import device_loop, graph, work
+from stopgap.infill.buckets import Size
 from stopgap.infill.canvas import Row
 from stopgap.infill.contract import Draft, FillRequest, Outcome
 from stopgap.infill.engine import STARTER, InfillEngine, load_engine
-from stopgap.infill.graph import GraphError, Loop, Size
+from stopgap.infill.graph import GraphError, Loop
 from stopgap.infill.model import Model
 from stopgap.infill.planner import real_model
 from stopgap.infill.prefix import PrefixCache

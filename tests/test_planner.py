@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from tiny_models import random_shape
 
-from stopgap.infill import devices, model, packed, planner
+from stopgap.infill import devices, graph, model, packed, planner
+from stopgap.infill.buckets import Size, bucket_bytes, room_bytes
 from stopgap.infill.engine import STARTER, load_engine
 from stopgap.infill.families import Instructed
 from stopgap.infill.model import PrefixCache
@@ -33,6 +34,7 @@ from stopgap.infill.planner import (
     step_ms,
     weight_bytes,
 )
+from stopgap.infill.random_weights import random_model, small_model
 from stopgap.infill.strategy import Strategy
 from stopgap.infill.weights import load_model
 from stopgap.kernels.quantised import Int4Groups, Int8Rows
@@ -136,6 +138,33 @@ def test_where_nobody_knows_what_is_free_nothing_is_refused() -> None:
 def test_a_fused_head_needs_a_third_of_the_plain_one() -> None:
     plain, fused = (canvas_bytes(REAL, STRATEGY, 2, fused=one) for one in (False, True))
     assert fused < plain / 3
+
+
+@pytest.mark.parametrize(("rows", "slots", "prefix"), [(1, 16, 40), (3, 20, 600), (2, 300, 10)])
+def test_the_loop_on_the_device_takes_exactly_what_was_planned(rows: int, slots: int, prefix: int) -> None:
+    made = random_model(small_model(REAL))
+    size = Size.of(rows, slots, prefix)
+    room = graph._Room(made, size.capacity, size.rows * size.slots)
+    assert room.nbytes == room_bytes(made.config, size, 4)
+    bucket = graph.Bucket(made, size, room, None)
+    tables = [table for pair in bucket.tables.values() for table in pair]
+    state = [getattr(bucket.state, item.name) for item in fields(bucket.state)]
+    whole = [*tables, *bucket.masks.values(), *bucket.held, bucket.banned, bucket.slots, *state]
+    taken = sum(tensor.nbytes for tensor in whole)
+    assert bucket_bytes(made.config, size, 4) <= taken < bucket_bytes(made.config, size, 4) + 2048, "numbers of a step"
+
+
+def test_steps_on_the_device_are_planned_for_where_they_run() -> None:
+    weights, asked = weight_bytes(REAL, Storage.of(4)), replace(Instructed.strategy, context=7936, rows=1)
+
+    def at(**how: bool) -> planner.Plan:
+        return plan(REAL, weights, asked, free=None, device="cuda", fused=True, **how)
+
+    assert at().loop == 0 and "steps on the device" not in str(at())
+    planned = at(looped=True)
+    assert planned.total == at().total + planned.loop and "steps on the device" in str(planned)
+    size = Size.of(1, min(asked.slots + asked.tail, asked.canvas), 8192)
+    assert size.capacity == 8192 and planned.loop > room_bytes(REAL, size, 2) > 350e6
 
 
 def test_the_planners_copies_of_the_models_numbers_are_right() -> None:

@@ -1,0 +1,65 @@
+"""The sizes that whole denoising steps come in, and what one takes beside weights and prefix caches. Knows no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .model_config import ModelConfig
+
+SLOTS, ROWS, CAPACITIES = (16, 32, 64, 128, 256), (1, 2, 4), (512, 1024, 2048, 4096, 8192)
+"""Sizes of canvases, batches and prefixes; what is larger than the last is doubled until it fits."""
+
+
+class Size(NamedTuple):
+    """One bucket: rows of `slots` slots behind up to `capacity` prefix tokens."""
+
+    capacity: int
+    rows: int
+    slots: int
+
+    @staticmethod
+    def of(rows: int, slots: int, prefix: int) -> Size:
+        """The smallest bucket that holds that."""
+        return Size(_at_least(prefix, CAPACITIES), _at_least(rows, ROWS), _at_least(slots, SLOTS))
+
+
+def seen(config: ModelConfig, sliding: bool, length: int) -> int:
+    """How many of `length` prefix tokens a canvas sees."""
+    return min(length, config.sliding_window - 1) if sliding else length
+
+
+def seen_capacity(config: ModelConfig, sliding: bool, capacity: int) -> int:
+    """Room for as many, in eights: torch's attention wants the lines of a mask to begin at a multiple of 16 bytes."""
+    return -(-seen(config, sliding, capacity) // 8) * 8
+
+
+def room_bytes(config: ModelConfig, size: Size, itemsize: int) -> int:
+    """Of `graph._Room`: keys and values of the prefix, as far as each layer sees it, and of the canvas."""
+    tokens = size.rows * size.slots
+    return sum(
+        2 * shape.kv_heads * shape.head_dim * (tokens + seen_capacity(config, shape.sliding, size.capacity)) * itemsize
+        for shape in config.layers
+    )
+
+
+def bucket_bytes(config: ModelConfig, size: Size, itemsize: int) -> int:
+    """Of `graph.Bucket`: attention masks and rotary tables of each kind of layer, token masks, the rows' state."""
+    tokens, rows = size.rows * size.slots, size.rows
+    masks = sum(
+        tokens * groups * (tokens + seen_capacity(config, sliding, size.capacity))
+        for sliding, groups in {(shape.sliding, shape.groups) for shape in config.layers}
+    )
+    tables = sum(2 * tokens * width for _, width in {(shape.sliding, shape.head_dim) for shape in config.layers})
+    vocabulary = (rows + 1) * config.vocab_size
+    conditioning = tokens * config.hidden_size
+    # Of every slot its ids and draft in 8 bytes, entropy and logprob in 4, held in 1, number in 8, mask's number in 4,
+    # and 5 numbers of the report in 4.
+    return (masks + tables + conditioning) * itemsize + vocabulary + tokens * (2 * 8 + 2 * 4 + 1 + 8 + 4 + 5 * 4)
+
+
+def _at_least(count: int, sizes: Sequence[int]) -> int:
+    size = next((size for size in sizes if size >= count), sizes[-1])
+    while size < count:
+        size *= 2
+    return size
