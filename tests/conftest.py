@@ -1,4 +1,4 @@
-"""Fixtures that several files need: a private daemon with the scripted engine instead of a model."""
+"""Fixtures that several files need: a private daemon with the scripted engine, an editor at a language server."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from fake_daemon import FakeDaemon
+from lsp_client import LspClient
+from lsp_editor import CAPABILITIES, Editor, echo
 
 from stopgap.daemon import config, paths, transport
 
@@ -44,3 +47,27 @@ def end_process(lock: Path) -> None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def lsp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LspClient, FakeDaemon]]:
+    """A language server and its fake daemon; every test of a file asks the same one."""
+    with FakeDaemon(tmp_path_factory.mktemp("daemon"), echo) as daemon, LspClient(daemon.env) as client:
+        client.initialize(CAPABILITIES, {"status": True, "drafts": True, "input": True, "prepareNext": False})
+        yield client, daemon
+        assert client.stop() == 0
+    assert client.stderr == b"", client.stderr.decode()
+
+
+@pytest.fixture
+def editor(lsp_server: tuple[LspClient, FakeDaemon]) -> Editor:
+    """An editor at that server, with nothing left of the test before."""
+    client, daemon = lsp_server
+    client.notifications.clear()
+    client.requests.clear()
+    client.answers.clear()
+    daemon.fills.clear()
+    daemon.cancelled.clear()
+    daemon.feedback.clear()
+    daemon.answer, daemon.before, daemon.drafts = echo, (), ()
+    return Editor(client, daemon)
