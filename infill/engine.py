@@ -16,6 +16,7 @@ from typing import Literal
 
 import torch
 
+from stopgap.kernels import tuned
 from stopgap.kernels.path import PathError, chosen
 
 from . import context, devices, graph, holes, languages
@@ -290,6 +291,7 @@ def _plan(folder: Path, device: torch.device, strategy: Strategy, cache_budget: 
     config = read_config(folder)
     try:
         fused = chosen(device) == "triton"
+        tuned.described(device)  # a table of block sizes that is none is said now
     except PathError as error:
         raise FillError(str(error)) from None
     if is_packed(folder):
@@ -309,4 +311,5 @@ def _plan(folder: Path, device: torch.device, strategy: Strategy, cache_budget: 
         itemsize=4 if device.type == "cpu" else 2,
         cache_budget=cache_budget,
         fused=fused,
+        looped=graph.chosen() == "device",
     )

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from stopgap.kernels import path
+from stopgap.kernels import path, tuned
 from stopgap.kernels.head import Allowed, Conditioning, Head, Noise, denoise_head
 from stopgap.kernels.norm import rms_norm
 from stopgap.kernels.quantised import Int8Rows
@@ -81,10 +81,10 @@ class Model:
 
     @property
     def kernels(self) -> str:
-        """Which kernels run this model, "torch" or "triton", and by name every one that has run another way."""
-        how = path.chosen(self.device)
+        """Which kernels run this model, "torch" or "triton" with its block sizes; by name, what has run another way."""
+        how, shown = path.chosen(self.device), tuned.described(self.device)
         others = sorted({kernel for kernel, which in path.ran if which != how})
-        return f"{how}, but not for {' and '.join(others)}" if others else how
+        return f"{shown}, but not for {' and '.join(others)}" if others else shown
 
     @property
     def parameters(self) -> int:
