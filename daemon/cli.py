@@ -207,6 +207,8 @@ def lsp() -> None:
     """Serve an editor over stdin and stdout (Language Server Protocol)."""
     from stopgap.lsp.server import main as serve_editor
 
+    if sys.stdin.isatty():
+        _complain("this is for editors, which speak LSP with it over pipes (README.md, In your editor); Ctrl-C ends it")
     serve_editor()
 
 

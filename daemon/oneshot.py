@@ -125,7 +125,7 @@ def write_in_place(file: str, before: bytes, after: bytes) -> None:
     """Replaces the file's content at once, so that a crash leaves the old or the new one, never a half.
 
     Raises:
-        InputError: it changed since it was read, or cannot be written.
+        InputError: it changed since it was read, is read-only, or cannot be written.
     """
     path = Path(file).resolve()  # of a symlink the target is replaced, not the link
     temporary = ""
@@ -133,6 +133,8 @@ def write_in_place(file: str, before: bytes, after: bytes) -> None:
         if path.read_bytes() != before:
             raise InputError(f"{file} has changed meanwhile; nothing was written")
         mode = stat.S_IMODE(path.stat().st_mode)
+        if not mode & 0o222:  # a file can be replaced whatever its mode, but that is not what its owner meant
+            raise InputError(f"{file} is read-only; nothing was written (chmod +w {file})")
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
         with os.fdopen(handle, "wb") as stream:
             stream.write(after)

@@ -279,6 +279,18 @@ def test_a_command_imports_nothing_heavy_that_it_does_not_need(stub_daemon: Plac
     assert "stopgap" in imported and not imported & HEAVY
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no pty there")
+def test_a_person_who_starts_the_language_server_by_hand_is_told_what_it_is() -> None:
+    person, terminal = os.openpty()
+    server = subprocess.Popen([*COMMAND, "lsp"], stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert server.stderr
+    assert b"this is for editors" in server.stderr.readline()
+    server.send_signal(signal.SIGINT)
+    assert server.communicate() == (b"", b"") and server.returncode == 130
+    os.close(person)
+    os.close(terminal)
+
+
 def test_ctrl_c_while_the_command_is_imported_ends_it_without_a_word(tmp_path: Path) -> None:
     (tmp_path / "typer.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
     ran = subprocess.run(

@@ -260,11 +260,6 @@ def test_a_daemon_that_does_not_answer_is_a_problem(
 @pytest.mark.slow
 def test_the_command_runs_here_without_a_model_and_prints_what_it_knows(stub_daemon: Place) -> None:
     command = [sys.executable, "-P", "-m", "stopgap.daemon", "doctor", "--json"]
-    begun = os.times()
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    spent = os.times()
     assert found["torch"].startswith("torch ") and found["devices"][-1]["name"] == "cpu"
     assert [fit["bits"] for fit in found["fits"][:3]] == [16, 8, 4]
-    # Processor time, as the wall's is that of whatever else runs here.
-    own = spent.children_user + spent.children_system - begun.children_user - begun.children_system
-    assert own < 6

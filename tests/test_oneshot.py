@@ -100,6 +100,15 @@ def test_writing_keeps_mode_and_link_and_leaves_nothing_behind(tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.py", "link.py"]
 
 
+def test_a_read_only_file_is_not_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "a.py"
+    file.write_bytes(b"old")
+    file.chmod(0o444)
+    with pytest.raises(InputError, match="is read-only; nothing was written"):
+        write_in_place(str(file), b"old", b"new")
+    assert file.read_bytes() == b"old" and list(tmp_path.iterdir()) == [file]
+
+
 def test_a_file_that_changed_meanwhile_is_not_written(tmp_path: Path) -> None:
     file = tmp_path / "a.py"
     file.write_bytes(b"edited")
