@@ -13,6 +13,7 @@ from stopgap.infill import languages
 
 from .conftest import end_process
 from .nvim.driver import ROOT, Neovim, executable
+from .nvim.engine import KEEP_ORDER
 
 VERSIONS = ("0.10", "0.11", "0.12")
 """0.12 is run twice: with its own inline completion, and with ours."""
@@ -262,6 +263,30 @@ def test_a_rewrite_refines_beside_the_untouched_text_and_is_one_undo_step(nvim: 
     nvim.until(lambda: nvim.lines() == SOURCE.splitlines())
 
 
+def test_a_draft_is_dimmed_where_it_still_changes(nvim: Neovim) -> None:
+    begin_rewrite(nvim)
+    chunks = nvim.until(lambda: [chunk for chunk in nvim.preview_chunks() if "?" in chunk[0]] and nvim.preview_chunks())
+    assert [name for text, name in chunks if "?" in text] == ["StopgapNoise"]
+    assert [name for text, name in chunks if "return" in text] == ["StopgapSettled"]
+    nvim.until(lambda: finished(nvim))
+    assert "StopgapNoise" not in {name for _, name in nvim.preview_chunks()}
+
+
+def test_words_behind_the_command_are_an_instruction(nvim: Neovim) -> None:
+    nvim.edit(SOURCE)
+    nvim.type(f"j:Stopgap rewrite {KEEP_ORDER}<CR>")
+    nvim.until(lambda: finished(nvim))
+    assert nvim.preview()[1:] == [SECOND]
+
+
+def test_a_hole_is_filled_on_command(nvim: Neovim) -> None:
+    nvim.edit("def unique(values):\n    ...\n")
+    nvim.type("j:Stopgap fill<CR>")
+    nvim.until(lambda: finished(nvim))
+    nvim.type("<CR>")
+    nvim.until(lambda: nvim.lines() == ["def unique(values):", FIRST])
+
+
 def test_a_rewrite_can_be_tried_again_and_rejected(nvim: Neovim) -> None:
     begin_rewrite(nvim)
     nvim.until(lambda: finished(nvim) and nvim.preview()[1:] == [FIRST])
@@ -402,6 +427,15 @@ def test_the_command_completes_its_words(nvim: Neovim) -> None:
     assert nvim.lua("return vim.fn.getcompletion('Stopgap disable ', 'cmdline')") == ["buffer"]
     documented = nvim.lua("return vim.tbl_map(function(c) return c.name end, require('stopgap.config').commands)")
     assert sorted(documented) == sorted(words)
+
+
+def test_what_the_daemon_does_is_told_on_command(nvim: Neovim) -> None:
+    nvim.edit("\n")
+    nvim.type("idef add")
+    nvim.until(nvim.ghost)
+    nvim.type("<Esc>")
+    nvim.command("Stopgap status")
+    nvim.until(lambda: nvim.messages() == ["stopgap: ready · knower"])
 
 
 def test_pausing_shows_in_the_status_line(nvim: Neovim) -> None:

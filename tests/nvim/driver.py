@@ -158,14 +158,19 @@ class Neovim:
 
     def preview(self) -> list[str]:
         """The lines of an open preview, its title first."""
+        return ["".join(text for text, _ in line) for line in self._preview_lines()]
+
+    def preview_chunks(self) -> list[tuple[str, str]]:
+        """The pieces of an open preview, each with its highlight group."""
+        return [(text, group) for line in self._preview_lines() for text, group in line]
+
+    def _preview_lines(self) -> list[list[list[str]]]:
         return list(
             self.lua("""
             local space = vim.api.nvim_create_namespace('stopgap.preview')
             for _, mark in ipairs(vim.api.nvim_buf_get_extmarks(0, space, 0, -1, { details = true })) do
                 if mark[4].virt_lines then
-                    return vim.tbl_map(function(line)
-                        return table.concat(vim.tbl_map(function(c) return c[1] end, line))
-                    end, mark[4].virt_lines)
+                    return mark[4].virt_lines
                 end
             end
             return {}

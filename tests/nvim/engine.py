@@ -24,6 +24,8 @@ LINES = (
 )
 LONGER = "    total = sum(values)\n    count = len(values)\n    assert count\n    return total / count"
 """What several lines become."""
+KEEP_ORDER = "keep the order"
+"""The instruction that leads to the second of `REWRITES`; all others change nothing."""
 REWRITES = ("return sorted(set(values))  # 😀 ok", "return list(dict.fromkeys(values))")
 
 
@@ -56,7 +58,7 @@ class Engine:
             line = request.source[line_start:end]
             start = line_start + len(line) - len(line.lstrip())
         several = b"\n" in request.source[start:end]
-        text = LONGER if several else REWRITES[request.seed % len(REWRITES)]
+        text = LONGER if several else REWRITES[(request.seed + (request.instruction == KEEP_ORDER)) % len(REWRITES)]
         steps = int(os.environ.get("STOPGAP_TEST_STEPS", "4"))
         for step in range(1, steps):
             if stop():
