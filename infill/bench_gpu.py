@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stopgap.kernels import path
+from stopgap.kernels import path, tuned
 from stopgap.kernels.experts import experts
 
 from . import devices, layers
@@ -39,21 +39,23 @@ from .sampler import Schedule
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What is measured, what matters most first: all slots, prefixes and rows; transformers runs `theirs` alone."""
+    """What is measured, what matters most first: all slots, prefixes and rows, by transformers too if `theirs`."""
 
     slots: tuple[int, ...] = (32, 256, 16, 64, 128)
     prefixes: tuple[int, ...] = (2048, 8192, 512)
     rows: tuple[int, ...] = (1, 4)
     skewed: tuple[int, ...] = (2048,)
     """Prefixes that are measured with skewed routing too"""
-    theirs: tuple[tuple[int, int], ...] = ((32, 2048), (256, 2048))
+    theirs: bool = True
     taken_apart: tuple[tuple[int, int], ...] = ((32, 2048), (256, 2048))
-    """(slots, prefix) whose steps are looked into kernel by kernel"""
+    """(slots, prefix) whose steps are looked into kernel by kernel, and with which whole fills are timed"""
     repeats: int = 20
 
 
-TINY = Grid((16, 32), (40, 20), (1, 2), (20,), ((16, 20),), ((16, 20),), 2)
+TINY = Grid((16, 32), (40, 20), (1, 2), (20,), True, ((16, 20),), 2)
 """To try all of it out."""
+FILL = 12
+"""Steps of a fill that is timed: what code takes on average (research: 10.7 to 11.7), and what others publish."""
 
 
 @dataclass(slots=True)
@@ -80,12 +82,13 @@ class Bench:
             "device": title,
             "torch": devices.build(),
             "triton": _version("triton"),
-            "kernels": path.chosen(self.device),
+            "kernels": tuned.described(self.device),
             "bits": self.bits,
             "model": {"layers": len(self.config.layers), "hidden": self.config.hidden_size},
             "speed": asdict(speed) if speed else None,
             "copied_bytes_a_second": bandwidth,
             "steps": [],
+            "fills": [],
             "kernels_of_a_step": [],
             "errors": [],
             "failed": [],
@@ -99,7 +102,7 @@ class Bench:
         self._ours(speed)
         devices.forget_peak(self.device)
         if self.grid.theirs:
-            self._try("transformers", partial(self._theirs, speed))
+            self._try("transformers", partial(self._all_of_theirs, speed))
         devices.forget_peak(self.device)
         return self.record
 
@@ -121,7 +124,7 @@ class Bench:
                     devices.forget_peak(self.device)
 
     def _errors(self, model: Model) -> None:
-        self.record["errors"] += kernel_errors(model)
+        self.record["errors"] += kernel_errors(model, (32, 256), self._time)
         for line in self.record["errors"]:
             self.say(f"{line['kernel']} of {line['tokens']} tokens: relative RMS {line['relative_rms']:.1e}")
 
@@ -158,24 +161,46 @@ class Bench:
             for line in breakdown(bucket.step, self.device, costs, speed):
                 self.record["kernels_of_a_step"].append(line | {"slots": slots, "prefix": prefix, "eager_ms": eager})
             self.save(self.record)
+            self._fill(loop, cache, slots, prefix)
 
-    def _theirs(self, speed: Speed) -> None:
-        from .bench_reference import reference_network, reference_step
+    def _fill(self, loop: Loop, cache: PrefixCache, slots: int, prefix: int) -> None:
+        """A canvas from noise through `FILL` steps, with everything that the host does meanwhile."""
+        schedule = Schedule(max_steps=FILL, calm=-1.0, patience=1 << 30)
+
+        def run() -> None:
+            assert len(list(loop.denoise(cache, random_rows(self.config, 1, slots), schedule, noise=lambda: 1))) == FILL
+
+        ms = self._time(run)
+        line = {"slots": slots, "prefix": prefix, "steps": FILL, "ms": ms, "tokens_a_second": 1000 * slots / ms}
+        self.record["fills"].append(line)
+        self.save(self.record)
+        self.say(
+            f"a fill of {slots} slots behind {prefix} in {FILL} steps: {ms:.1f} ms, {1000 * slots / ms:.0f} tokens/s"
+        )
+
+    def _all_of_theirs(self, speed: Speed) -> None:
+        from .bench_reference import reference_network
 
         network = reference_network(self.config, self.device)
-        for slots, prefix in self.grid.theirs:
-            ids = torch.randint(self.config.vocab_size, (prefix,), generator=_draw()).tolist()
-            canvas = torch.randint(self.config.vocab_size, (1, slots), generator=_draw()).to(self.device)
-            devices.forget_peak(self.device)
-            ms = self._time(reference_step(network, ids, canvas))
-            storage = Storage.of(16)
-            costs = step_costs(self.config, storage, slots=slots, prefix=prefix)
-            self._add(
-                {"engine": "transformers", "how": "bf16", "routing": "even", "hit_experts": None, "rows": 1}
-                | {"slots": slots, "prefix": prefix, "ms": ms, "peak_bytes": devices.peak_bytes(self.device)}
-                | {"floor_ms": step_ms(self.config, storage, speed, slots=slots, prefix=prefix)}
-                | {"nbytes": sum(cost.nbytes for cost in costs.values())}
-            )
+        for prefix, rows, slots in itertools.product(self.grid.prefixes, self.grid.rows, self.grid.slots):
+            one = partial(self._theirs, network, rows, slots, prefix, speed)
+            self._try(f"transformers, {rows} x {slots} slots behind {prefix}", one)
+
+    def _theirs(self, network: Any, rows: int, slots: int, prefix: int, speed: Speed) -> None:
+        from .bench_reference import reference_step
+
+        ids = torch.randint(self.config.vocab_size, (prefix,), generator=_draw()).tolist()
+        canvas = torch.randint(self.config.vocab_size, (rows, slots), generator=_draw()).to(self.device)
+        devices.forget_peak(self.device)
+        ms = self._time(reference_step(network, ids, canvas))
+        storage, sizes = Storage.of(16), {"slots": slots, "prefix": prefix, "rows": rows}
+        self._add(
+            {"engine": "transformers", "how": "bf16", "routing": "even", "hit_experts": None, "ms": ms}
+            | sizes
+            | {"floor_ms": step_ms(self.config, storage, speed, **sizes)}
+            | {"peak_bytes": devices.peak_bytes(self.device)}
+            | {"nbytes": sum(cost.nbytes for cost in step_costs(self.config, storage, **sizes).values())}
+        )
 
     def _add(self, line: Record) -> None:
         self.record["steps"].append(line)

@@ -39,10 +39,11 @@ def table(record: Record) -> str:
         "| transformers bf16 ms | faster |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    theirs = {(line["slots"], line["prefix"]): line["ms"] for line in _of(record, "transformers") if line["rows"] == 1}
+    theirs = {(line["rows"], line["slots"], line["prefix"]): line["ms"] for line in _of(record, "transformers")}
     ours = _of(record, "stopgap")
     for line in sorted(ours, key=lambda one: (one["routing"], one["rows"], one["prefix"], one["slots"])):
-        other = theirs.get((line["slots"], line["prefix"])) if line["rows"] == 1 and line["routing"] == "even" else None
+        size = line["rows"], line["slots"], line["prefix"]
+        other = theirs.get(size) if line["routing"] == "even" else None
         cells = [
             f"{line['rows']} x {line['slots']}",
             str(line["prefix"]),
@@ -56,6 +57,13 @@ def table(record: Record) -> str:
             f"{other / line['ms']:.1f}x" if other else "",
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    if fills := record["fills"]:
+        lines += ["", "| fill of | prefix | steps | ms | tokens/s |", "|---|---|---|---|---|"]
+        lines += [
+            f"| {one['slots']} slots | {one['prefix']} | {one['steps']} | {one['ms']:.1f} "
+            f"| {one['tokens_a_second']:.0f} |"
+            for one in fills
+        ]
     if apart := record["kernels_of_a_step"]:
         lines += ["", "| slots, prefix | kernels | ms | floor ms | launches |", "|---|---|---|---|---|"]
         lines += [
@@ -64,10 +72,13 @@ def table(record: Record) -> str:
             for one in apart
         ]
     if errors := record["errors"]:
-        lines += ["", "| kernel | tokens | relative RMS error against fp32 | same best token |", "|---|---|---|---|"]
+        columns = "relative RMS error against fp32 | same best token | ms | torch's ms"
+        lines += ["", f"| kernel | tokens | {columns} |", "|---|---|---|---|---|---|"]
         lines += [
             f"| {one['kernel']} | {one['tokens']} | {one['relative_rms']:.1e} "
-            f"| {format(one['argmax_same'], '.1%') if 'argmax_same' in one else ''} |"
+            f"| {format(one['argmax_same'], '.1%') if 'argmax_same' in one else ''} "
+            f"| {format(one['ms'], '.4f') if 'ms' in one else ''} "
+            f"| {format(one['torch_ms'], '.4f') if 'torch_ms' in one else ''} |"
             for one in errors
         ]
     lines += [f"\nFailed: {one['what']}: {one['why']}" for one in record["failed"]]
@@ -85,7 +96,7 @@ def picture(record: Record, prefix: int | None = None) -> str:
             points.append(Point("stopgap", f"{line['ms']:.2f}", line["slots"], line["ms"]))
             points.append(Point("floor", f"floor {line['floor_ms']:.2f}", line["slots"], line["floor_ms"]))
     for line in _of(record, "transformers"):
-        if line["prefix"] == prefix:
+        if line["prefix"] == prefix and line["rows"] == 1:
             points.append(Point("transformers", f"transformers bf16 {line['ms']:.1f}", line["slots"], line["ms"]))
     return svg(points, f"slots, behind {prefix} tokens", f"ms a step, {record['device']}, {_weights(record)}")
 

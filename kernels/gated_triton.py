@@ -22,7 +22,7 @@ def gated(x: Tensor, weight: Quantised) -> Tensor:
     count, inputs = x.shape
     hidden = len(weight.codes) // 2
     out = x.new_empty((count, hidden))
-    cut = blocks(count, 2 * hidden)
+    cut = blocks(count, 2 * hidden, x.device)
     if count:
         by_row, by_group = scale_strides(weight)
         gated_kernel[(triton.cdiv(count, cut.rows), triton.cdiv(hidden, cut.outputs // 2))](

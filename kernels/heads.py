@@ -37,10 +37,14 @@ def reference(
     """`turn_heads` in plain torch."""
     groups = len(norms) - 1
     heads = rms_norm(heads, None, eps)
-    turned = rotate(heads[:, : groups + 1] * norms, cos, sin)
-    keys.copy_(turned[:, groups:])
-    values.copy_(heads[:, -1:])
-    return turned[:, :groups]
+    if heads.shape[1] > groups + 1:
+        to_turn, own_values = torch.split(heads, [groups + 1, 1], dim=1)
+    else:
+        to_turn, own_values = heads, heads[:, -1:]
+    queries, own_keys = torch.split(rotate(to_turn * norms, cos, sin), [groups, 1], dim=1)
+    keys.copy_(own_keys)
+    values.copy_(own_values)
+    return queries
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -23,9 +23,7 @@ def add_normed(x: Tensor, added: Normed, eps: float, following: Tensor | None = 
     chosen = path.chosen(x.device)
     path.ran["residual", chosen] += 1
     if chosen == "torch":
-        value, weight = added
-        x = x + rms_norm(value, weight, eps)
-        return x, rms_norm(x, following, eps)
+        return reference(x, added, eps, following)
     from . import residual_triton
 
     return residual_triton.add_normed(x, added, eps, following)
@@ -38,9 +36,22 @@ def add_two_normed(
     chosen = path.chosen(x.device)
     path.ran["residual", chosen] += 1
     if chosen == "torch":
-        both = rms_norm(*first, eps) + rms_norm(*second, eps)
-        x = torch.add(rms_norm(both, weight, eps), x, alpha=scale)
-        return x, rms_norm(x, following, eps)
+        return reference_two(x, first, second, weight, scale, eps, following)
     from . import residual_triton
 
     return residual_triton.add_two_normed(x, first, second, weight, scale, eps, following)
+
+
+def reference(x: Tensor, added: Normed, eps: float, following: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`add_normed` in plain torch."""
+    x = x + rms_norm(*added, eps)
+    return x, rms_norm(x, following, eps)
+
+
+def reference_two(
+    x: Tensor, first: Normed, second: Normed, weight: Tensor, scale: float, eps: float, following: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """`add_two_normed` in plain torch."""
+    both = rms_norm(*first, eps) + rms_norm(*second, eps)
+    x = torch.add(rms_norm(both, weight, eps), x, alpha=scale)
+    return x, rms_norm(x, following, eps)

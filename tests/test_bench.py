@@ -20,7 +20,7 @@ from stopgap.infill.contract import FillError
 from stopgap.infill.planner import Routing, Storage, real_model, weight_bytes
 from stopgap.infill.random_weights import random_model, skew_routing, small_model
 
-GRID = Grid((16,), (20,), (1, 2), (20,), ((16, 20),), ((16, 20),), 1)
+GRID = Grid((16,), (20,), (1, 2), (20,), True, ((16, 20),), 1)
 
 
 def test_every_engine_has_a_line_for_both_canvases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +72,7 @@ def test_the_full_size_run_measures_every_size_with_both_routings_and_transforme
     assert record["failed"] == []
     kinds = [(line["engine"], line["routing"], line["rows"]) for line in record["steps"]]
     ours = [("stopgap", routing, rows) for routing in ("even", "skewed") for rows in (1, 2)]
-    assert kinds == [*ours, ("transformers", "even", 1)]
+    assert kinds == [*ours, ("transformers", "even", 1), ("transformers", "even", 2)]
     assert all(line["ms"] == pytest.approx(1.0) and line["floor_ms"] > 0 for line in record["steps"])
     even, skewed = (record["steps"][at]["hit_experts"] for at in (0, 2))
     assert 0 < skewed < even <= 16
@@ -80,12 +80,29 @@ def test_the_full_size_run_measures_every_size_with_both_routings_and_transforme
 
 def test_the_kernels_of_a_step_and_their_errors_are_in_the_record(record: dict[str, Any]) -> None:
     groups = {line["group"]: line for line in record["kernels_of_a_step"]}
-    assert set(groups) == {"experts", "dense products", "head", "expected embedding", "attention", "other"}
-    assert groups["attention"]["launches"] > 0 and groups["experts"]["floor_ms"] > 0
-    assert {(line["kernel"], line["tokens"]) for line in record["errors"]} == {
-        (kernel, tokens) for kernel in ("matmul", "experts", "head") for tokens in (32, 256)
+    assert set(groups) == {
+        "experts",
+        "dense products",
+        "head",
+        "expected embedding",
+        "attention",
+        "between products",
+        "other",
     }
+    assert groups["attention"]["launches"] > 0 and groups["experts"]["floor_ms"] > 0
+    kernels = {"matmul", "experts", "head", "residual", "gated product"}
+    kernels |= {f"{kernel}, {kind}" for kernel in ("attention", "heads") for kind in ("sliding", "full")}
+    said = {(line["kernel"], line["tokens"]) for line in record["errors"]}
+    assert said == {(kernel, tokens) for kernel in kernels for tokens in (32, 256)}
+    timed = [line for line in record["errors"] if "ms" in line]
+    assert len(timed) == 12 and all(line["torch_ms"] > 0 for line in timed)
     assert all(line["relative_rms"] < 2e-3 for line in record["errors"])
+
+
+def test_a_whole_fill_is_timed(record: dict[str, Any]) -> None:
+    line = {"slots": 16, "prefix": 20, "steps": 12, "ms": pytest.approx(1.0), "tokens_a_second": pytest.approx(16000)}
+    assert record["fills"] == [line]
+    assert "| 16 slots | 20 | 12 | 1.0 | 16000 |" in bench_report.table(record)
 
 
 def test_table_and_plot_are_made_of_the_record_alone(record: dict[str, Any], tmp_path: Path) -> None:
@@ -125,7 +142,7 @@ def test_what_fails_is_kept_beside_what_was_measured(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(bench_gpu, "kernel_errors", broken)
     ticks = count()
     config = small_model(real_model())
-    grid = Grid((16,), (20,), (1,), (), (), (), 1)
+    grid = Grid((16,), (20,), (1,), (), False, (), 1)
     made = Bench(config, 4, torch.device("cpu"), lambda: next(ticks) / 1000, print, lambda _: None, grid)
     found = made.run("2026-01-31")
     assert found["failed"] == [{"what": "errors", "why": "RuntimeError: CUDA error: operation not permitted"}]
@@ -198,7 +215,8 @@ def test_a_record_is_shown_again_by_a_command(
 @pytest.mark.usefixtures("stub_daemon")
 def test_keystrokes_are_timed_through_a_daemon_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STOPGAP_ENGINE_FACTORY", "stopgap.daemon.stub:load")
-    said = keystroke.measure(3)
+    said, record = keystroke.measure(3)
+    assert len(record["ms"]) == 3 and record["device"] == "cpu"
     assert said.startswith("stub on cpu")
     assert re.search(
         r"3 requests, .* p50 \d+\.\d ms, p95 \d+\.\d ms, least \d+\.\d ms\n1\.0 steps .* 3 of 3 with a fill", said
