@@ -189,12 +189,6 @@ def test_where_not_a_byte_can_be_written_no_daemon_starts_and_the_file_is_named(
     assert ran.stderr.count("\n") == 1
 
 
-def test_a_second_daemon_in_the_foreground_names_the_first(stub_daemon: Place, stopgap: Run, file: Path) -> None:
-    assert stopgap("fill", file, "--at", "2:5").status == 0
-    ran = stopgap("daemon", "run")
-    assert ran.err == f"the stopgap daemon is process {transport.holder(stub_daemon.lock)} already\n"
-
-
 def test_config_shows_values_and_their_origin(stub_daemon: Place, stopgap: Run) -> None:
     config.config_path().write_text("threads = 3\n")
     out = stopgap("config").out

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import signal
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -378,39 +375,6 @@ def test_acceptance_is_counted_over_restarts_and_without_text(stub_daemon: Place
     run(work(2))
 
 
-def test_runtime_files_are_private(stub_daemon: Place) -> None:
-    async def work() -> None:
-        client = await Client.connect("test")
-        assert stub_daemon.socket.stat().st_mode & 0o777 == 0o600
-        assert stub_daemon.socket.parent.stat().st_mode & 0o777 == 0o700
-        assert stub_daemon.log.stat().st_mode & 0o077 == 0
-        await client.close()
-
-    run(work())
-
-
-def test_shutdown_leaves_no_socket(stub_daemon: Place) -> None:
-    async def work() -> None:
-        client = await Client.connect("test")
-        await client.shutdown()
-        assert not stub_daemon.socket.exists()
-        await client.close()
-
-    run(work())
-
-
-def test_sigterm_lets_running_requests_finish(stub_daemon: Place) -> None:
-    async def work() -> None:
-        client = await Client.connect("test")
-        running = asyncio.create_task(answer(client, request("steps=20 step_ms=10")))
-        await until(client, lambda status: status.running == 1)
-        os.kill(client.welcome.pid, signal.SIGTERM)
-        assert isinstance(await running, wire.Done)
-        await client.close()
-
-    run(work())
-
-
 def test_a_client_that_does_not_read_gets_no_drafts_and_blocks_nobody(stub_daemon: Place) -> None:
     async def work() -> None:
         client = await Client.connect("test")
@@ -421,50 +385,6 @@ def test_a_client_that_does_not_read_gets_no_drafts_and_blocks_nobody(stub_daemo
         assert isinstance(await answer(client, request()), wire.Done)
         peer.writer.transport.abort()
         await client.close()
-
-    run(work())
-
-
-def test_another_daemon_does_not_start_beside_one_that_serves(stub_daemon: Place) -> None:
-    async def work() -> None:
-        client = await Client.connect("test")
-        from stopgap.daemon.spawn import daemon_command
-
-        second = await asyncio.create_subprocess_exec(*daemon_command())
-        assert await second.wait() == 0
-        assert transport.holder(stub_daemon.lock) == client.welcome.pid
-        assert isinstance(await answer(client, request()), wire.Done)
-        await client.close()
-
-    run(work())
-
-
-def test_a_daemon_whose_socket_was_removed_makes_room(stub_daemon: Place, tmp_path: Path) -> None:
-    async def work() -> None:
-        client = await Client.connect("test")
-        stub_daemon.socket.rename(tmp_path / "moved.sock")
-        fresh = await Client.connect("fresh")
-        assert fresh.welcome.pid != client.welcome.pid
-        await client.close()
-        await fresh.close()
-
-    run(work())
-
-
-def test_a_daemon_that_nobody_uses_exits(stub_daemon: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STOPGAP_EXIT_MINUTES", "0.0001")
-
-    async def work() -> None:
-        client = await Client.connect("test")
-        pid = client.welcome.pid
-        os.kill(pid, signal.SIGHUP)  # makes it look around now instead of in half a minute
-        assert isinstance(await answer(client, request()), wire.Done), "a connected client is a user"
-        await client.close()
-        while transport.holder(stub_daemon.lock):
-            await asyncio.sleep(0.02)
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGHUP)
-        assert not stub_daemon.socket.exists()
 
     run(work())
 
