@@ -1,6 +1,6 @@
 """How fills, drafts and figures look in a terminal.
 
-Knows nothing of sockets. rich is imported here and nowhere else, so that `--json` does not wait for it.
+Knows nothing of sockets. It imports rich, so commands import it only once they know that they will print for people.
 """
 
 from __future__ import annotations
