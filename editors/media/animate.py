@@ -3,7 +3,8 @@
     python -P editors/media/animate.py [FILE MARKER]
 
 Every picture is one draft as it came, at the time it came, only slower (the caption says how much). Bright text
-has settled, dim text is still noise. The daemon and the model are the configured ones.
+has settled, dim text is still noise. The daemon and the model are the configured ones. A run in which nothing can be
+seen to settle, or whose end has not passed the syntax check, leaves the picture as it was and says so.
 """
 
 from __future__ import annotations
@@ -11,17 +12,23 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 from stopgap.daemon import oneshot, wire
+from stopgap.infill.files import write_whole
 
 HERE = Path(__file__).parent
 AROUND = 6
 """Lines of the file shown above and below the hole."""
 SECONDS, FINAL_S = 6.0, 3.0
 """How long the denoising takes in the picture, and how long its end stays."""
+FEWEST = 4
+"""Different drafts that a picture needs."""
+SLOWEST_MS = 10_000
+"""A hole takes the starter a second or two on an idle machine; the caption of a slower run says nothing of it."""
 WIDTH, LINE, CHARACTER, SIZE = 840, 21, 8.43, 14
 COLORS = {"back": "#1f2430", "code": "#cbccc6", "noise": "#5c6773", "settled": "#bae67e", "caption": "#8a9199"}
 
@@ -60,21 +67,34 @@ def main() -> None:
             drafts.append((time.perf_counter() - begin, frame))
 
     done = asyncio.run(oneshot.ask(request, watch))
-    if isinstance(done, wire.Error) or not done.fills or not drafts:
-        raise SystemExit(
-            f"no picture: {getattr(done, 'message', '') or getattr(done, 'reason', '') or 'no drafts came'}"
-        )
+    if why := unfit(done, [draft.text for _, draft in drafts]):
+        raise SystemExit(f"no picture: {why}")
+    assert isinstance(done, wire.Done)
     end = time.perf_counter() - begin
     frames = [Frame(at, draft.text, draft.settled, f"denoising step {draft.step}") for at, draft in drafts]
     best = done.fills[0].text
-    checked = "checked" if done.fills[0].checked else "unchecked"
-    last = f"{done.model}: {done.steps} steps, {done.milliseconds:.0f} ms, syntax {checked}"
+    last = f"{done.model}: {done.steps} steps, {done.milliseconds:.0f} ms, syntax checked"
     frames.append(Frame(end, best, ((0, len(best)),), last))
     above = source[: done.start].decode().split("\n")[-AROUND - 1 :]
     below = source[done.end :].decode().split("\n")[: AROUND + 1]
     picture = svg(frames, "\n".join(above), "\n".join(below))
-    (HERE / "denoise.svg").write_text(picture, encoding="utf-8")
+    write_whole(HERE / "denoise.svg", picture)
     print(f"{len(frames)} pictures, {len(picture) / 1024:.0f} KiB; {last}")
+
+
+def unfit(done: wire.Done | wire.Error, drafts: Sequence[str]) -> str:
+    """Why a run would make no good picture; empty if it would."""
+    if isinstance(done, wire.Error):
+        return done.message
+    if not done.fills:
+        return done.reason
+    if not done.fills[0].checked:
+        return "the fill could not be checked; name a file of a language with a grammar"
+    if len(set(drafts)) < FEWEST:
+        return f"only {len(set(drafts))} different drafts came, so nothing would move; name another FILE and MARKER"
+    if done.milliseconds > SLOWEST_MS:
+        return f"{done.milliseconds / 1000:.0f} s for one hole: the machine is busy; try again when it is not"
+    return ""
 
 
 def svg(frames: list[Frame], above: str, below: str) -> str:
