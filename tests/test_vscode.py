@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from conftest import end_process
 from vscode import editor as vscode
-from vscode.editor import EXTENSION, Editor
-from vscode.engine import GHOSTS
+from vscode.editor import EXTENSION, Editor, until
+from vscode.engine import GHOSTS, LINES
 
 from stopgap.lsp.settings import Settings, camel
 
@@ -27,6 +27,7 @@ STATUS = '[id$="stopgap.status"]'
 LENS = ".codelens-decoration"
 pytestmark = pytest.mark.timeout(600)  # the first test waits for the window, on a machine that may be busy
 PREVIEW = ".split-view-view:nth-child(2) .editor-group-container"
+PREVIEWED = f"{PREVIEW} .view-line span"
 FUNCTION = """def mean(values):
     total = 0
     for value in values:
@@ -79,6 +80,7 @@ def opened(vsix: Path, **env: str) -> Iterator[Editor]:
             "STOPGAP_RUNTIME_DIR": f"{folder}/run",
             "STOPGAP_STATE_DIR": f"{folder}/state",
             "STOPGAP_CONFIG": f"{folder}/config.toml",
+            "STOPGAP_TEST_BROKEN": f"{folder}/broken",
         }
         try:
             with vscode.running(folder, vsix, {**ours, **env}, {}) as window:
@@ -109,6 +111,7 @@ def test_the_parts_that_need_no_editor(vsix: Path) -> None:
 def test_the_first_keys_of_a_window_are_answered_although_vscode_asks_nobody(window: Editor) -> None:
     window.open("first.py", "def add(left, right):\n    |\n")
     window.type("return ")  # within a second of the first editor, and the daemon has just been started
+    window.status("loading 50%")
     window.see(GHOST, GHOSTS[0])
 
 
@@ -138,6 +141,26 @@ def test_a_word_of_ghost_text_is_accepted_and_the_rest_stays(window: Editor) -> 
 
 
 @pytest.mark.slow
+def test_a_line_of_ghost_text_is_accepted_and_the_rest_stays(window: Editor) -> None:
+    path = window.open("line.py", "def add(left, right):\n    |\n")
+    window.type("if ")
+    window.see(GHOST, LINES.partition("\n")[0])
+    window.press("Control+ArrowDown")  # the palette would send the text away
+    window.see(GHOST, "return right")
+    window.press("Escape")
+    window.saved(path, "    if left:\n")
+
+
+@pytest.mark.slow
+def test_thinking_shows_in_the_status_bar(window: Editor) -> None:
+    window.open("slow.py", "def add(left, right):\n    # slow\n    |\n")
+    window.type("slow return ")
+    window.see(f"{STATUS} .codicon-loading")
+    window.see(GHOST, GHOSTS[0])
+    window.see(f"{STATUS} .codicon-sparkle")
+
+
+@pytest.mark.slow
 def test_tab_indents_where_there_is_no_ghost_text(window: Editor) -> None:
     path = window.open("indent.py", "if True:\n|pass\n")
     window.press("Tab")
@@ -153,10 +176,12 @@ def test_a_rewrite_settles_beside_the_untouched_file_and_is_accepted_in_one_undo
     window.press("Enter")
     window.status("/30")
     window.see(f"{PREVIEW} .tab", "whole.py")
+    until(lambda: window.dim(PREVIEWED), lambda: "nothing of the draft is dimmed")
     window.picture("refining")
     assert "\n".join(window.texts(".editor-group-container")).count("total = total + value") == 1
     window.see(LENS, "Accept all")
     window.picture("rewrite")
+    assert not window.dim(PREVIEWED)
     assert path.read_text(encoding="utf-8") == FUNCTION.replace("|", "")
     window.press("Control+Enter")
     window.miss(LENS)
@@ -172,9 +197,34 @@ def test_escape_stops_a_rewrite_and_leaves_no_trace(window: Editor) -> None:
     window.status("/30")
     window.press("Escape")
     window.miss(LENS)
-    window.do("sleep", ms=2000)
+    window.command("Stopgap: Why Nothing")
+    window.see(f"{PREVIEW} .view-line", "escape.py, ")
+    assert any("escape.py" in line and ": cancelled" in line for line in window.texts(f"{PREVIEW} .view-line"))
     assert not window.texts(LENS)
     assert path.read_text(encoding="utf-8") == FUNCTION.replace("|", "")
+
+
+@pytest.mark.slow
+def test_a_finished_rewrite_is_rejected_and_the_file_stays_as_it_was(window: Editor) -> None:
+    path = window.open("reject.py", FUNCTION)
+    window.command("Stopgap: Rewrite This Function")
+    window.see(LENS, "Accept all")
+    window.do("click", selector=f"{LENS} a:has-text('Reject')")
+    window.miss(LENS)
+    window.miss(f"{PREVIEW} .tab")
+    assert path.read_text(encoding="utf-8") == FUNCTION.replace("|", "")
+
+
+@pytest.mark.slow
+def test_a_rewrite_follows_the_words_of_the_input_box(window: Editor) -> None:
+    path = window.open("words.py", FUNCTION)
+    window.command("Stopgap: Rewrite with Instruction")
+    window.see(".quick-input-widget", "What shall become of this code?")
+    window.type("say how")
+    window.press("Enter")
+    window.see(LENS, "Accept all")
+    window.press("Control+Enter")
+    window.saved(path, "    # say how\n    total = sum(values)\n")
 
 
 @pytest.mark.slow
@@ -240,8 +290,80 @@ def test_a_language_is_switched_off_and_on_again(window: Editor) -> None:
     assert not window.texts(GHOST)
     window.command("Stopgap: Why Nothing")
     window.see(f"{PREVIEW} .view-lines", "disabledLanguages has python")
+    window.press("Control+1")  # back to the file
+    window.see(f"{STATUS} .codicon-circle-slash")
     window.command("Stopgap: Turn Ghost Text On or Off for This Language")
     window.see(f"{STATUS} .codicon-sparkle")
+
+
+@pytest.mark.slow
+def test_ghost_text_is_switched_off_everywhere_or_in_this_workspace_alone(window: Editor) -> None:
+    window.open("nowhere.py", "def add(left, right):\n    |\n")
+    for title, of in (("Everywhere", window.settings), ("in This Workspace", window.workspace_settings)):
+        window.see(f"{STATUS} .codicon-sparkle")
+        window.command(f"Stopgap: Turn Ghost Text On or Off {title}")
+        window.see(f"{STATUS} .codicon-circle-slash")
+        assert json.loads(of.read_text(encoding="utf-8"))["stopgap.enabled"] is False
+        window.type("return ")
+        window.do("sleep", ms=500)
+        assert not window.texts(GHOST)
+        window.command(f"Stopgap: Turn Ghost Text On or Off {title}")
+        window.see(f"{STATUS} .codicon-sparkle")
+        window.press("Control+Z")
+    window.type("return ")
+    window.see(GHOST, GHOSTS[0])
+
+
+@pytest.mark.slow
+def test_a_click_on_the_status_item_opens_a_menu_that_restarts_the_server(window: Editor) -> None:
+    window.open("menu.py", "def add(left, right):\n    |\n")
+    window.do("click", selector=STATUS)
+    for entry in ("Why nothing?", "Turn off everywhere", "Turn off in this workspace", "Turn off for python", "Pause"):
+        window.see(".quick-input-list", entry)
+    window.picture("menu")
+    window.type("Restart the language server")
+    window.press("Enter")
+    window.see(f"{STATUS} .codicon-loading")
+    window.see(f"{STATUS} .codicon-sparkle")
+    window.press("Control+1")  # the click has moved the focus to the item
+    window.type("return ")
+    window.see(GHOST, GHOSTS[0])
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_loaded_shows_in_the_status_bar_and_one_that_can_again(window: Editor) -> None:
+    broken = window.workspace.parent / "broken"
+    broken.touch()
+    window.open("broken.py", "def add(left, right):\n    |\n")
+    window.command("Stopgap: Pause")
+    window.status("paused")
+    window.command("Stopgap: Resume")
+    window.type("return ")
+    window.status("error")
+    window.picture("error")
+    broken.unlink()
+    window.press("Backspace")
+    window.type(" ")
+    window.see(GHOST, GHOSTS[0])
+
+
+@pytest.mark.slow
+def test_a_missing_program_is_named_with_what_to_run(window: Editor) -> None:
+    window.set({"stopgap.path": "/nowhere/stopgap"})
+    window.status("not found")
+    window.see(".notification-toast", "/nowhere/stopgap")
+    window.see(".notification-toast", "pipx install .")
+    window.picture("missing")
+    window.set({})
+    window.see(f"{STATUS} .codicon-sparkle")
+
+
+@pytest.mark.slow
+def test_the_first_steps_are_shown_with_their_keys(window: Editor) -> None:
+    window.command("Stopgap: First Steps")
+    window.see(".getting-started", "First steps with stopgap")
+    window.see(".step-title", "Watch a rewrite settle")
+    window.picture("first-steps")
 
 
 @pytest.mark.slow
@@ -251,8 +373,9 @@ def test_the_shipped_model_fills_a_hole_that_still_compiles(vsix: Path) -> None:
         path = window.open("inventory.py", source.replace("# fill here", "|"))
         window.type("r")
         window.press("Alt+\\")
-        line = window.see(GHOST, "r").replace("\xa0", " ").strip()
+        window.see(GHOST, "r")
         window.do("sleep", ms=1000)  # it may be replaced by a second text while the first is on screen
+        line = window.see(GHOST, "r").replace("\xa0", " ").strip()
         window.picture("starter")
         window.press("Tab")
         window.do("sleep", ms=500)

@@ -27,6 +27,12 @@ const deeds = {
   },
   miss: ({ selector, text }) => page.locator(selector).filter(showing(text ?? '')).first().waitFor({ state: 'hidden' }),
   texts: ({ selector }) => page.locator(selector).allInnerTexts(),
+  // What elements show that are not quite opaque.
+  dim: ({ selector }) =>
+    page.locator(selector).evaluateAll((all) => {
+      const faint = (element) => Number(getComputedStyle(element).opacity) < 1;
+      return all.filter(faint).map((element) => element.textContent);
+    }),
   shot: ({ path }) => page.screenshot({ path }).then(() => path),
   sleep: ({ ms }) => page.waitForTimeout(ms),
   // When a key came and when an element of a kind was there, in milliseconds of the calendar by the browser's clock;

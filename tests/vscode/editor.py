@@ -125,6 +125,24 @@ class Editor:
     def texts(self, selector: str) -> list[str]:
         return [text.replace("\xa0", " ") for text in self.do("texts", selector=selector)]
 
+    def dim(self, selector: str) -> list[str]:
+        """What these elements show that are not quite opaque."""
+        return list(self.do("dim", selector=selector))
+
+    @property
+    def settings(self) -> Path:
+        """The user's own; the window does not notice when somebody else writes them."""
+        return self.workspace.parent / "data" / "User" / "settings.json"
+
+    @property
+    def workspace_settings(self) -> Path:
+        return self.workspace / ".vscode" / "settings.json"
+
+    def set(self, settings: dict[str, object]) -> None:
+        """The settings of the workspace, instead of those it has."""
+        self.workspace_settings.parent.mkdir(exist_ok=True)
+        self.workspace_settings.write_text(json.dumps(settings), encoding="utf-8")
+
     def picture(self, name: str) -> None:
         self._ask("shot", {"path": str(artefacts() / f"{name}.png")})
 

@@ -5,17 +5,25 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from stopgap.infill import holes, languages
-from stopgap.infill.contract import Draft, EngineInfo, Fill, FillRequest, Outcome
+from stopgap.infill.contract import Draft, EngineInfo, Fill, FillError, FillRequest, Outcome
 
 GHOSTS = ("left + right", "right + left", "sum((left, right))")
 """Wherever a line ends in `return ` and the cursor."""
 BODY = "total = sum(values)\n    count = len(values)\n    assert count\n    return total / count"
 """Any function's body, at the first try."""
+LINES = "left:\n        return right"
+"""Wherever a line ends in `if ` and the cursor."""
+SLOW_S = 1.5
+"""How long it thinks where a line ends in `slow return `."""
+LOAD_S = 1.0
+"""How long it is half loaded. It cannot be loaded while the file exists that STOPGAP_TEST_BROKEN names."""
 SECOND_BODY = "return sum(values) / len(values)"
 STEPS, STEP_S = 30, 0.12
 NOISE = "aeinorst(){}=.,+:_0123"
@@ -24,13 +32,18 @@ NOISE = "aeinorst(){}=.,+:_0123"
 class ScriptedEngine:
     def fill(self, request: FillRequest, stop: Callable[[], bool]) -> Iterator[Draft | Outcome]:
         if request.target == "cursor":
-            asked = request.source[: request.start].endswith(b"return ")
-            texts = GHOSTS[: request.candidates] if asked else ()
+            before = request.source[: request.start]
+            texts = GHOSTS if before.endswith(b"return ") else (LINES,) if before.endswith(b" if ") else ()
+            if before.endswith(b"slow return "):
+                time.sleep(SLOW_S)
+            texts = texts[: request.candidates]
             yield self._outcome(request.start, request.start, texts)
             return
         source = holes.parse(request.source, languages.by_name(request.language), around=request.start)
         hole = holes.locate(source, request)
         text = SECOND_BODY if request.seed else BODY
+        if request.instruction:
+            text = f"# {request.instruction}\n    {text}"
         order = [i for i, character in enumerate(text) if not character.isspace()]
         shuffled = random.Random(1)
         shuffled.shuffle(order)
@@ -59,4 +72,7 @@ class ScriptedEngine:
 
 def load(model: str, *, progress: Callable[[str, float], None], **_: object) -> ScriptedEngine:
     progress("weights", 0.5)
+    time.sleep(LOAD_S)
+    if Path(os.environ["STOPGAP_TEST_BROKEN"]).exists():
+        raise FillError("the weights are not what they were")
     return ScriptedEngine()
