@@ -92,7 +92,7 @@ def _full_size(
     grid = bench_gpu.TINY if small else bench_gpu.Grid()
     grid = replace(grid, slots=tuple(slots or grid.slots), prefixes=tuple(prefix or grid.prefixes), repeats=repeats)
     if not transformers:
-        grid = replace(grid, theirs=())
+        grid = replace(grid, theirs=False)
     out.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
 
@@ -144,8 +144,24 @@ def keystroke(
     small: Annotated[bool, typer.Option("--small", help="The random model tiny, to try it out.")] = False,
     device: Annotated[str, typer.Option(help="Instead of the configured one.")] = "",
     loop: Annotated[str, typer.Option(help='"host" or "device": where the denoising loop runs.')] = "",
+    out: Annotated[Path | None, typer.Option(help="Folder of a record with every time, a dated JSON file.")] = None,
 ) -> None:
     """From request to answer through a daemon of its own, the model loaded and the document known: p50 and p95."""
+    import json
+
     from .keystroke import measure
 
-    print(measure(fills, random_weights=random_weights, small=small, device=device, loop=loop))
+    said, record = measure(fills, random_weights=random_weights, small=small, device=device, loop=loop)
+    print(said)
+    if out is not None:
+        from stopgap.infill import devices
+        from stopgap.infill.bench_report import file_name
+        from stopgap.infill.files import write_whole
+
+        kind = str(record["device"]).partition(":")[0]
+        record["device"] = next((found.title for found in devices.found() if found.kind == kind), kind)
+        record = {"date": time.strftime("%Y-%m-%d"), "torch": devices.build(), **record}
+        out.mkdir(parents=True, exist_ok=True)
+        path = out / file_name(record).replace(".json", "-keystroke.json")
+        write_whole(path, json.dumps(record, indent=1) + "\n")
+        print(f"record {path}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from typing import Any
 
 from . import wire
 from .client import Client
@@ -33,8 +34,11 @@ AFTER = "\n    return squares / len(values)\n"
 WARM_UP = 3
 
 
-def measure(fills: int, *, random_weights: bool = False, small: bool = False, device: str = "", loop: str = "") -> str:
-    """Lines for people. Every request has one character more before the cursor than the last, as typing gives."""
+def measure(
+    fills: int, *, random_weights: bool = False, small: bool = False, device: str = "", loop: str = ""
+) -> tuple[str, dict[str, Any]]:
+    """Lines for people, and every time as data. Every request has one character more before the cursor than the last,
+    as typing gives."""
     with own_folders(real_model=True):
         if random_weights:
             os.environ["STOPGAP_ENGINE_FACTORY"] = FACTORY
@@ -46,7 +50,7 @@ def measure(fills: int, *, random_weights: bool = False, small: bool = False, de
         return asyncio.run(_measure(fills))
 
 
-async def _measure(fills: int) -> str:
+async def _measure(fills: int) -> tuple[str, dict[str, Any]]:
     client = await Client.connect("bench")
     times: list[float] = []
     answers: list[wire.Done] = []
@@ -65,10 +69,19 @@ async def _measure(fills: int) -> str:
             answers.append(last)
     status = await client.status()
     await client.close()
+    record = {
+        "model": status.model,
+        "device": status.device,
+        "dtype": status.dtype,
+        "kernels": status.kernels,
+        "ms": times.copy(),
+        "steps": [one.steps for one in answers],
+        "slots": [one.slots for one in answers],
+    }
     times.sort()
     steps, slots = (sum(getattr(one, name) for one in answers) / len(answers) for name in ("steps", "slots"))
     found = sum(bool(one.fills) for one in answers)
-    return (
+    said = (
         f"{status.model} on {status.device}, {status.dtype}, kernels {status.kernels}\n"
         f"{fills} requests, one character typed between two: request to answer p50 {percentile(times, 0.5):.1f} ms, "
         f"p95 {percentile(times, 0.95):.1f} ms, least {times[0]:.1f} ms\n"
@@ -76,3 +89,4 @@ async def _measure(fills: int) -> str:
         f"{sum(one.prefix_reused for one in answers) / max(1, sum(one.prefix_tokens for one in answers)):.0%} of the "
         "prefix known from before"
     )
+    return said, record

@@ -193,7 +193,8 @@ class Bench:
         canvas = torch.randint(self.config.vocab_size, (rows, slots), generator=_draw()).to(self.device)
         devices.forget_peak(self.device)
         ms = self._time(reference_step(network, ids, canvas))
-        storage, sizes = Storage.of(16), {"slots": slots, "prefix": prefix, "rows": rows}
+        storage = Storage.of(16)
+        sizes: dict[str, Any] = {"slots": slots, "prefix": prefix, "rows": rows}
         self._add(
             {"engine": "transformers", "how": "bf16", "routing": "even", "hit_experts": None, "ms": ms}
             | sizes

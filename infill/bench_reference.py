@@ -23,8 +23,11 @@ Settings: Any = DiffusionGemmaGenerationConfig
 def reference_step(
     network: DiffusionGemmaForBlockDiffusion, prefix: Sequence[int], canvas: Tensor
 ) -> Callable[[], object]:
-    """transformers' own step, with its default sampler and stopping test. It has no clamped slots."""
-    ids = torch.tensor([list(prefix)], device=canvas.device)
+    """transformers' own step, with its default sampler and stopping test, for rows of canvas [B, C] behind one prefix.
+
+    It has no clamped slots.
+    """
+    ids = torch.tensor([list(prefix)], device=canvas.device).expand(len(canvas), -1)
     with torch.inference_mode():
         cache = network.model.encoder(input_ids=ids).past_key_values
         before = network(past_key_values=cache, decoder_input_ids=canvas).logits.to(network.dtype)

@@ -1,57 +1,71 @@
 #!/bin/sh
 # The first 25 minutes on a GPU: everything that only a GPU can tell, most wanted first, every stage bounded in time.
-# A stage that fails or runs out of time costs the later ones nothing; what was measured until then is kept. From the
-# repository's root: tests/gpu_session.sh [FOLDER], by default kernels/measured; STAGES="tests step" runs only those.
-# SMALL=1 walks through all of it on a tiny model without a GPU.
+# A stage that fails or runs out of time costs the later ones nothing; what was measured until then is kept, and what
+# `report` makes of it too. From the repository's root:
+#   tests/gpu_session.sh [FOLDER]     records go there, by default into kernels/measured; block sizes into kernels/data
+#   STAGES="check tests"              runs only those, where one command may not take that long
+#   SMALL=1                           rehearses all of it on a tiny model without a GPU; nothing goes into kernels/
+# Nothing is downloaded. Without .venv it takes PYTHON (python3) and the repository as it lies there; `check` says what
+# that Python lacks.
 set -u
-out=${1:-kernels/measured}
-stages=${STAGES:-"check tests step tune keystroke rest"}
+stages=${STAGES:-"check tests step keystroke tune rest report"}
 bin=${BIN:-.venv/bin}
-export TRITON_INTERPRET=0 PYTHONUNBUFFERED=1
-mkdir -p "$out"
-device=cuda small="" fills=30 random="--random-weights --loop device"
-if [ "${SMALL:-}" = 1 ]; then
-    device=cpu small=--small fills=2 random="--random-weights --loop device --small"
-    export TRITON_INTERPRET=1
+if [ -x "$bin/python" ]; then
+    python=$bin/python
+else
+    python=${PYTHON:-python3}
+    export PYTHONPATH="$PWD/.ns${PYTHONPATH:+:$PYTHONPATH}"
 fi
+export TRITON_INTERPRET=0 PYTHONUNBUFFERED=1
+if [ "${SMALL:-}" = 1 ]; then
+    out=${1:-$(mktemp -d)}
+    device=cpu small=--small fills=2 sizes="--slots 16 --prefix 20 --repeats 1" table=$out/data
+    export TRITON_INTERPRET=1
+else
+    out=${1:-kernels/measured}
+    device=cuda small="" fills=30 sizes="--slots 32 --slots 256 --prefix 2048 --repeats 20" table=kernels/data
+fi
+mkdir -p "$out"
 failed=""
 
-stage() { # NAME SECONDS COMMAND...
+run() { # NAME SECONDS COMMAND...: what it says goes into a file too; remembers what failed
     name=$1 seconds=$2
     shift 2
+    case " $stages " in *" $name "*) ;; *) return ;; esac
     echo "== $name (at most $seconds s): $*"
     begin=$(date +%s)
-    timeout "$seconds" "$@" 2>&1 | tee "$out/session-$name.log"
-    # The status of a pipeline is that of tee; the log's last line says how the command ended.
-    echo "== $name took $(($(date +%s) - begin)) s"
+    # The status of a pipeline is that of tee, so the command's own goes into a file.
+    { timeout -k 10 "$seconds" "$@" 2>&1; echo $? >"$out/status"; } | tee "$out/session-$name.log"
+    status=$(cat "$out/status")
+    rm -f "$out/status"
+    [ "$status" = 0 ] || failed="$failed $name($status)"
+    echo "== $name ended with $status after $(($(date +%s) - begin)) s"
 }
 
-wanted() { case " $stages " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
-
-run() { # NAME SECONDS COMMAND...: as `stage`, and remembers what failed
-    label=$1 limit=$2
+stopgap() { # NAME SECONDS ARGUMENTS...
+    name=$1 seconds=$2
     shift 2
-    stage "$label" "$limit" sh -c '"$@"; status=$?; echo "exit status $status"; exit $status' sh "$@"
-    tail -n 1 "$out/session-$label.log" | grep -q '^exit status 0$' || failed="$failed $label"
+    run "$name" "$seconds" "$python" -P -m stopgap.daemon "$@"
 }
 
-if wanted check; then
-    run check 90 "$bin/python" -P -c "
-import torch, triton
-from stopgap.infill import devices
-from stopgap.kernels.path import chosen
-found = devices.found()[0]
-print(devices.build(), 'triton', triton.__version__, found.title, found.capability, f'{(found.free or 0) / 1e9:.1f} GB free')
-print('kernels', chosen(devices.resolve('$device')))
-print(f'copies {devices.copy_bandwidth(devices.resolve(\"$device\"), __import__(\"time\").perf_counter) / 1e9:.0f} GB/s')"
-fi
-wanted tests && run tests 420 "$bin/pytest" -m gpu -rs --maxfail=5 --timeout=240 tests
-# The sizes that the goals name, then transformers, then (`rest`) the whole table over the same record's name.
-wanted step && run step 300 "$bin/stopgap" bench step --device "$device" $small --slots 32 --slots 256 \
-    --prefix 2048 --repeats 20 --out "$out/first"
-wanted keystroke && run keystroke 150 "$bin/stopgap" bench keystroke --fills "$fills" --device "$device" $random
-wanted tune && run tune 280 "$bin/python" -P tests/tune_kernels.py --device "$device" $small --seconds 240 --out "$out"
-wanted rest && run rest 420 "$bin/stopgap" bench step --device "$device" $small --out "$out"
+run check 120 "$python" -P tests/gpu_check.py "$device"
+# shellcheck disable=SC2046
+run tests 420 "$python" -P -m pytest -m gpu -rs --maxfail=5 --timeout=240 -W ignore::pytest.PytestConfigWarning \
+    $(grep -l 'mark\.gpu' tests/test_*.py)
+# The sizes that the goals name, then keystrokes, then block sizes, then (`rest`) the whole table with those.
+# shellcheck disable=SC2086
+stopgap step 300 bench step --device "$device" $small $sizes --out "$out/first"
+# shellcheck disable=SC2086
+stopgap keystroke 150 bench keystroke --fills "$fills" --device "$device" $small --random-weights --loop device \
+    --out "$out"
+# shellcheck disable=SC2086
+run tune 280 "$python" -P tests/tune_kernels.py --device "$device" $small --seconds 240 --out "$out" --table "$table"
+# shellcheck disable=SC2086
+stopgap rest 420 bench step --device "$device" $small --out "$out"
+for record in "$out/first"/*.json "$out"/*.json; do
+    case $record in *-tuning.json | *-keystroke.json | *\*.json) continue ;; esac
+    stopgap report 30 bench report "$record"
+done
 
 echo
 if [ -n "$failed" ]; then

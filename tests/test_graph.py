@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny_models import build, random_shape, save
 
-from stopgap.infill import device_loop, graph, work
+from stopgap.infill import buckets, device_loop, graph, work
 from stopgap.infill.buckets import Size
 from stopgap.infill.canvas import Row
 from stopgap.infill.contract import Draft, FillRequest, Outcome
@@ -162,7 +162,7 @@ def test_sizes_are_few_and_what_is_larger_than_all_is_doubled() -> None:
 
 
 def test_a_larger_prefix_gets_more_room_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph, "CAPACITIES", (8, 16))
+    monkeypatch.setattr(buckets, "CAPACITIES", (8, 16))
     model = tiny(tmp_path, 0)
     loop, cache = Loop(model), model.new_cache(64)
     before = []
@@ -190,7 +190,7 @@ def test_a_switch_that_says_something_else_is_refused(monkeypatch: pytest.Monkey
 
 def test_the_starter_fills_through_it_and_status_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STOPGAP_LOOP", "device")
-    monkeypatch.setattr(graph, "CAPACITIES", (64,))
+    monkeypatch.setattr(buckets, "CAPACITIES", (64,))
     engine = load_engine(
         "starter", engine="stopgap", device="cpu", threads=1, clock=time.monotonic, progress=lambda *_: None
     )
@@ -273,7 +273,7 @@ def test_one_step_at_most_runs_on_after_a_caller_stops(tmp_path: Path, monkeypat
 def test_the_step_runs_on_triton_kernels_throughout(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton", reason="triton is not installed: pip install triton (Linux on x86-64)")
     model = random_model(replace(small_model(real_model()), vocab_size=256, num_experts=4))
-    monkeypatch.setattr(graph, "CAPACITIES", (16,))  # the interpreter is slow
+    monkeypatch.setattr(buckets, "CAPACITIES", (16,))  # the interpreter is slow
     cache = model.new_cache(8)
     model.encode(cache, [5, 6, 7])
     answers = []
