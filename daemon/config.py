@@ -68,6 +68,19 @@ class Config:
         return hashlib.sha256(repr(sorted(dataclasses.asdict(self).items())).encode()).hexdigest()[:12]
 
 
+VARIABLES = {
+    "STOPGAP_CONFIG": "This file.",
+    "STOPGAP_DATA_DIR": "The folder of imported models.",
+    "STOPGAP_RUNTIME_DIR": "The folder of socket and locks.",
+    "STOPGAP_STATE_DIR": "The folder of log and counters.",
+    "STOPGAP_KERNELS": '"torch" or "triton"; without it Triton on CUDA, torch elsewhere.',
+    "STOPGAP_LOOP": '"device" runs the denoising loop as one CUDA graph per step, "host" does not.',
+    "STOPGAP_LSP_LOG": "How much `stopgap lsp` writes to stderr, such as DEBUG.",
+    "STOPGAP_ENGINE_FACTORY": "For developers: FILE.py:FUNCTION that makes an engine instead of the model's.",
+}
+"""Variables that no key of the file stands for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One line of `stopgap config`."""
@@ -117,6 +130,13 @@ def effective(environ: Mapping[str, str] = os.environ) -> list[Setting]:
     return settings
 
 
+def unread(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The STOPGAP_ variables that nothing reads, each with a line that says what may have been meant."""
+    known = [*VARIABLES, *(f"STOPGAP_{item.name.upper()}" for item in dataclasses.fields(Config))]
+    odd = sorted(name for name in environ if name.startswith("STOPGAP_") and name not in known)
+    return {name: f"nothing reads {name}{_nearest(name, known, 'the variables')}" for name in odd}
+
+
 def write(key: str, value: str, environ: Mapping[str, str] = os.environ) -> Path:
     """Set one text in the file, leaving comments and every other line as they are; returns the file.
 
@@ -162,9 +182,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def _nearest(name: str, known: list[str], what: str = "the settings") -> str:
     near = difflib.get_close_matches(name, known, 1, 0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; the settings are {', '.join(known)}"
+    return f"; did you mean {near[0]!r}?" if near else f"; {what} are {', '.join(known)}"
 
 
 def _parse(text: str, kind: type, variable: str) -> Any:

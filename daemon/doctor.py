@@ -120,6 +120,7 @@ def _look_at_daemon(found: Diagnosis) -> int:
     from .client import DaemonError
     from .paths import PathsError, place
 
+    found.problems += [Problem(line, f"unset {name}") for name, line in config.unread().items()]
     try:
         files = place(config.load().key)
     except config.ConfigError as error:

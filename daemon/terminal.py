@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import wire
-from .config import Setting
+from .config import VARIABLES, Setting
 
 _AROUND = 3
 """Lines of the file shown above and below a draft."""
@@ -121,6 +121,9 @@ def show_settings(console: Console, file: str, found: bool, settings: Sequence[S
         origin = "" if setting.origin == "default" else f"  # from {setting.origin}"
         console.print(Text(f"\n# {setting.doc}", style="dim"), soft_wrap=True)
         console.print(Text(f"{setting.key} = {value}{origin}"), soft_wrap=True)
+    console.print(Text("\n# Each has a variable of its name, such as STOPGAP_MODEL. Variables only:", style="dim"))
+    for name, doc in VARIABLES.items():
+        console.print(Text(f"#   {name}: {doc}", style="dim"), soft_wrap=True)
 
 
 def size(count: int) -> str:

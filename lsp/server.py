@@ -149,7 +149,7 @@ class Server(LanguageServer):
         """One notification per change; an editor without a status item gets one message per session."""
         logger.info("%s", health)
         if self.settings.status:
-            self.protocol.notify(extensions.STATUS, extensions.status_of(health))
+            self.protocol.notify(extensions.STATUS, extensions.status_of(self.link))
         elif health.state in {"offline", "error"} and not self._warned:
             self._warned = True
             self.say(f"stopgap: {health.message}", lsp.MessageType.Warning)
@@ -369,6 +369,8 @@ def main() -> None:
     sys.stdout = sys.stderr  # a stray print must not break the protocol
     gc.freeze()  # 3,000 LSP types that never die: walking them would stop the server for 20 ms now and then
     level = os.environ.get("STOPGAP_LSP_LOG", "").upper()
+    if level not in ("", *(levels := ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))):
+        raise FillError(f"STOPGAP_LSP_LOG={level}: one of {', '.join(levels)} was expected")
     logging.basicConfig(level=level or "ERROR", stream=sys.stderr)
     if not level:  # what pygls calls an error is mostly a client's oddity, and we report our own
         logging.getLogger("pygls").setLevel(logging.CRITICAL)

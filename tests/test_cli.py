@@ -194,6 +194,7 @@ def test_config_shows_values_and_their_origin(stub_daemon: Place, stopgap: Run) 
     out = stopgap("config").out
     assert f"threads = 3  # from {config.config_path()}" in out
     assert 'model = "starter"\n' in out and "# from STOPGAP_" not in out
+    assert all(name in out for name in config.VARIABLES)
     assert json.loads(stopgap("config", "--json").out)["threads"]["value"] == 3
 
 
@@ -283,6 +284,14 @@ def test_a_person_who_starts_the_language_server_by_hand_is_told_what_it_is() ->
     assert server.communicate() == (b"", b"") and server.returncode == 130
     os.close(person)
     os.close(terminal)
+
+
+def test_a_log_level_that_does_not_exist_is_one_line() -> None:
+    ran = subprocess.run(
+        [*COMMAND, "lsp"], env=os.environ | {"STOPGAP_LSP_LOG": "loud"}, stdin=subprocess.DEVNULL, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stdout) == (2, "") and ran.stderr.count("\n") == 1 and "DEBUG, INFO" in ran.stderr
 
 
 def test_ctrl_c_while_the_command_is_imported_ends_it_without_a_word(tmp_path: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 
-from stopgap.daemon.config import Config, ConfigError, effective, load
+from stopgap.daemon.config import VARIABLES, Config, ConfigError, effective, load, unread
 
 
 def env(tmp_path: Path, text: str = "", **variables: str) -> dict[str, str]:
@@ -101,3 +102,17 @@ def _other(value: object) -> object:
     if isinstance(value, int | float):
         return value + 1
     return "transformers" if value == "stopgap" else "/other"
+
+
+def test_every_variable_that_the_product_reads_is_a_setting_or_listed() -> None:
+    root = Path(__file__).parent.parent
+    sources = [path for folder in ("daemon", "lsp", "infill", "kernels") for path in (root / folder).glob("*.py")]
+    read = {name for path in sources for name in re.findall(r'"(STOPGAP_[A-Z_]+)"', path.read_text(encoding="utf-8"))}
+    read -= {"STOPGAP_BENCH_SMALL"}  # from `stopgap bench` to the daemon it starts
+    settings = {f"STOPGAP_{item.name.upper()}" for item in dataclasses.fields(Config)}
+    assert set(VARIABLES) <= read <= set(VARIABLES) | settings
+
+
+def test_a_variable_that_nothing_reads_is_told_with_what_may_have_been_meant() -> None:
+    found = unread({"STOPGAP_MODLE": "x", "STOPGAP_THREADS": "1", "STOPGAP_LOOP": "host", "PATH": ""})
+    assert found == {"STOPGAP_MODLE": "nothing reads STOPGAP_MODLE; did you mean 'STOPGAP_MODEL'?"}

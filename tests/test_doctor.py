@@ -168,6 +168,11 @@ def test_a_model_in_use_that_does_not_fit_is_a_problem(machine: Machine, monkeyp
     assert what.startswith("starter is in use, but the model needs 0.") and fix == "stopgap model use starter"
 
 
+def test_a_variable_that_nothing_reads_is_a_problem(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STOPGAP_TREADS", "1")
+    assert fixes(machine()) == {"nothing reads STOPGAP_TREADS; did you mean 'STOPGAP_THREADS'?": "unset STOPGAP_TREADS"}
+
+
 def test_a_bad_setting_does_not_hide_the_rest(machine: Machine) -> None:
     config.config_path().write_text("modle = 3\n")
     found = machine()
