@@ -26,7 +26,8 @@ Requests to the client
 
 Notifications to the client
     stopgap/status   Status                              (option `status`)
-        Status = {state: starting|loading|ready|paused|offline|error, message, model, fraction: 0..1|null}
+        Status = {state: starting|loading|ready|paused|offline|error, message, model, fraction: 0..1|null,
+        instructions: whether the model follows them, null while no model is known}
     stopgap/draft   Draft                                (option `drafts`)
         Draft = {token, textDocument: {uri, version}, range, text, settled: [from, to][], step, steps}
         `settled` are utf-16 ranges of `text` that have stopped changing; all else is still noise.
@@ -45,7 +46,7 @@ from typing import TYPE_CHECKING, Any
 from stopgap.daemon import wire
 
 from .document import Snapshot
-from .link import Health
+from .link import Link
 from .progress import Progress
 from .rewrite import Choice, make_job, text_edits
 
@@ -67,28 +68,30 @@ EVENTS = {
 }
 
 
-def status_of(health: Health) -> dict[str, Any]:
+def status_of(link: Link) -> dict[str, Any]:
+    health = link.health
     return {
         "state": health.state,
         "message": health.message,
         "model": health.model,
         "fraction": health.fraction,
+        "instructions": link.instructions,
     }
 
 
 async def status(ls: Server, params: Any) -> dict[str, Any]:
     await ls.link.status()
-    return status_of(ls.link.health)
+    return status_of(ls.link)
 
 
 async def pause(ls: Server, params: Any) -> dict[str, Any]:
     await ls.link.pause()
-    return status_of(ls.link.health)
+    return status_of(ls.link)
 
 
 async def resume(ls: Server, params: Any) -> dict[str, Any]:
     await ls.link.resume()
-    return status_of(ls.link.health)
+    return status_of(ls.link)
 
 
 async def why(ls: Server, params: Any) -> dict[str, list[str]]:

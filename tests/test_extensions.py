@@ -34,6 +34,7 @@ def test_status_pause_and_resume(editor: Editor) -> None:
     assert editor.client.call("stopgap/resume", {})["state"] == "ready"
     assert editor.client.call("stopgap/status", {}) == {
         "state": "ready", "message": "", "model": "fake", "fraction": None,
+        "instructions": True,
     }  # fmt: skip
 
 

@@ -383,3 +383,5 @@ def test_the_shipped_model_fills_a_hole_that_still_compiles(vsix: Path) -> None:
         window.saved(path, line)
         after = path.read_text(encoding="utf-8")
         compile(after, "inventory.py", "exec")
+        window.command("Stopgap: Rewrite with Instruction")
+        window.see(".notification-toast", "the loaded model does not follow instructions")  # before any are typed

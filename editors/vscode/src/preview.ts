@@ -57,6 +57,10 @@ export class Previews implements vscode.Disposable {
     await this.reject();
     const document = await vscode.workspace.openTextDocument(ask.uri);
     if (ask.action === 'instruction' && ask.instruction === undefined) {
+      if (!(await this.server.followsInstructions())) {
+        void vscode.window.showInformationMessage('stopgap: the loaded model does not follow instructions');
+        return;
+      }
       const instruction = await vscode.window.showInputBox({
         title: 'stopgap: Rewrite with Instruction',
         prompt: 'What shall become of this code?',

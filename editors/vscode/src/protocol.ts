@@ -13,6 +13,8 @@ export interface Status {
   model: string;
   /** Of loading the model, 0..1. */
   fraction: number | null;
+  /** Whether the model follows instructions; null while no model is known. */
+  instructions: boolean | null;
 }
 
 export const ACTIONS = ['hole', 'all', 'function', 'selection', 'instruction', 'repair', 'another'] as const;

@@ -72,6 +72,12 @@ export class Server implements vscode.Disposable {
     void this.client?.sendNotification(type, params).catch(() => undefined);
   }
 
+  /** Whether words can lead a rewrite, as far as the daemon knows. */
+  async followsInstructions(): Promise<boolean> {
+    const status = await this.client?.sendRequest(protocol.status, {}).catch(() => undefined);
+    return status?.instructions !== false;
+  }
+
   async pause(wanted: boolean): Promise<void> {
     const client = this.running();
     if (client) this.become(await client.sendRequest(wanted ? protocol.pause : protocol.resume, {}));
@@ -113,7 +119,7 @@ export class Server implements vscode.Disposable {
     });
     try {
       await client.start();
-      if (this.health.state === 'stopped') this.become({ state: 'starting', message: '', model: '', fraction: null });
+      if (this.health.state === 'stopped') this.become({ state: 'starting', message: '', model: '', fraction: null, instructions: null });
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error);
       this.log.error(reason);
