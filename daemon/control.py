@@ -31,11 +31,32 @@ def stop_daemon() -> str:
         asyncio.run(_ask())
         if _gone(files.lock, _POLITE_S):
             return f"stopped process {pid}"
+    return f"process {pid} did not answer and was ended by {_end(files.lock, pid, _RUDE_S)}"
+
+
+def others() -> dict[Path, int]:
+    """Locks and pids of this user's daemons for other models than the configured one."""
+    mine = place(load().key).lock
+    locks = sorted(mine.parent.glob("*.lock"))
+    return {lock: pid for lock in locks if lock != mine and (pid := transport.holder(lock)) is not None}
+
+
+def stop_others() -> list[str]:
+    """Ends the daemons for other models; one line for each. SIGTERM lets them answer what runs."""
+    said = []
+    for lock, pid in others().items():
+        number = _end(lock, pid, _POLITE_S)
+        said.append(f"stopped process {pid}, of {lock.stem}" + (f", by {number}" if number != "SIGTERM" else ""))
+    return said
+
+
+def _end(lock: Path, pid: int, patience: float) -> str:
+    """Ends the process that holds `lock`; the name of the signal that did it. Raises `DaemonError`."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.kill(pid, number)
-        if _gone(files.lock, _RUDE_S):
-            return f"process {pid} did not answer and was ended by {number.name}"
+        if _gone(lock, patience):
+            return number.name
     raise DaemonError(f"process {pid} cannot be ended")
 
 

@@ -32,11 +32,21 @@ def start() -> None:
 
 
 @app.command()
-def stop() -> None:
+def stop(
+    every: Annotated[bool, typer.Option("--all", help="Also the daemons that run for other models.")] = False,
+) -> None:
     """Let the daemon finish what runs, then end it."""
-    from .control import stop_daemon
+    from .control import others, stop_daemon, stop_others
 
     print(stop_daemon())
+    if every:
+        print("".join(f"{line}\n" for line in stop_others()), end="")
+    elif found := others():
+        print(f"{_still(len(found))}; `stopgap daemon stop --all` ends every one")
+
+
+def _still(count: int) -> str:
+    return "a daemon for another model still runs" if count == 1 else f"{count} daemons for other models still run"
 
 
 @app.command()

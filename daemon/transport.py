@@ -93,19 +93,8 @@ class Lock:
         """
         if self._file is not None:
             return True
-        file = self._path.open("a+", encoding="ascii")
-        try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                file.seek(4096)  # beyond the pid: a locked byte cannot be read by others
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
+        file = _locked(self._path)
+        if file is None:
             return False
         try:
             os.ftruncate(file.fileno(), 0)
@@ -125,12 +114,30 @@ class Lock:
 
 def holder(path: Path) -> int | None:
     """The pid in a lock file that somebody holds; None if it is free."""
-    lock = Lock(path)
     try:
         text = path.read_text(encoding="ascii").strip()
     except FileNotFoundError:
         return None
-    if lock.take():
-        lock.release()
+    if file := _locked(path):
+        file.close()
         return None
     return int(text) if text.isdigit() else None
+
+
+def _locked(path: Path) -> IO[str] | None:
+    """The file, locked until it is closed; None if somebody else holds it."""
+    file = path.open("a+", encoding="ascii")
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(4096)  # beyond the pid: a locked byte cannot be read by others
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file

@@ -214,6 +214,20 @@ def test_the_daemon_commands_start_show_pause_and_stop_it(stub_daemon: Place, st
     assert transport.holder(stub_daemon.lock) is None
 
 
+def test_a_daemon_for_another_model_is_mentioned_and_ended_with_all(
+    stub_daemon: Place, stopgap: Run, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert stopgap("fill", file, "--at", "2:5").status == 0
+    monkeypatch.setenv("STOPGAP_MODEL", str(file.parent))  # the fake engine takes any
+    assert stopgap("fill", file, "--at", "2:5").status == 0
+    pid = transport.holder(stub_daemon.lock)
+    assert "a daemon for another model still runs; `stopgap daemon stop --all`" in stopgap("daemon", "stop").out
+    assert transport.holder(stub_daemon.lock) == pid
+    out = stopgap("daemon", "stop", "--all").out
+    assert out == f"no stopgap daemon is running\nstopped process {pid}, of starter\n"
+    assert transport.holder(stub_daemon.lock) is None
+
+
 def test_a_daemon_that_hangs_is_stopped_all_the_same(
     stub_daemon: Place,
     stopgap: Run,
