@@ -24,6 +24,8 @@ SUFFIX_SHARE = 0.2
 NEAR_TOKENS = 700
 """Prefix plus suffix never take less than this if the budget allows: facts further back than the sliding
 window of about 1,000 tokens get lost, so the budget left over goes to what is far."""
+STEP_TOKENS = 48
+"""Rooms change by so much at once: what is encoded first would else change with every token that is typed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +56,11 @@ def gather(
     """
     text = source.text
     size = count or (lambda piece: round(len(piece) / bytes_per_token))
+    bytes_per_token = max(1.0, int(bytes_per_token * 4) / 4)  # every key would shift the grid by a little else
     rooms = _rooms(text, hole, budget, bytes_per_token)
     prefix = _prefix(text, hole.start, rooms[0], bytes_per_token, size)
     suffix = _suffix(text, hole.end, rooms[1], bytes_per_token, size)
-    left = budget - size(prefix) - size(suffix)
+    left = _left(budget - size(suffix), prefix, size)
     far = _far(source, hole, hole.start - len(prefix), left, size)
     others = _others(source, snippets, left - size(far), size) if left > 0 else b""
     return Context(others + far, suffix, prefix)
@@ -65,12 +68,19 @@ def gather(
 
 def _rooms(text: bytes, hole: Hole, budget: int, bytes_per_token: float) -> tuple[int, int]:
     """Tokens for prefix and suffix; what one side does not need the other may have."""
-    before = round(hole.start / bytes_per_token) + 1
+    before = (round(hole.start / bytes_per_token) // STEP_TOKENS + 1) * STEP_TOKENS
     after = round((len(text) - hole.end) / bytes_per_token) + 1
     near = max(round(budget * (PREFIX_SHARE + SUFFIX_SHARE)), min(budget, NEAR_TOKENS))
     suffix = min(after, round(near * SUFFIX_SHARE / (PREFIX_SHARE + SUFFIX_SHARE)))
     prefix = min(before, near - suffix)
     return prefix, min(after, near - prefix)
+
+
+def _left(room: int, prefix: bytes, size: Count) -> int:
+    """What the prefix leaves of a room, in steps; the line being typed has a room of its own, so it counts seldom."""
+    lines = prefix[: prefix.rfind(b"\n") + 1]
+    typed = max(STEP_TOKENS // 2, size(prefix) - size(lines))
+    return (room - size(lines) - typed) // STEP_TOKENS * STEP_TOKENS
 
 
 def _prefix(text: bytes, end: int, room: int, bytes_per_token: float, size: Count) -> bytes:

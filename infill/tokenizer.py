@@ -85,8 +85,12 @@ class Tokenizer:
         return out
 
     def bytes_per_token(self, text: bytes) -> float:
-        """How many bytes of text like the last 600 bytes of `text` one token stands for."""
-        sample = text[-600:].decode(errors="ignore").encode()
+        """How many bytes of text like that near the end of `text` one token stands for.
+
+        Measured on the 600 bytes before a multiple of 512, so that typing seldom moves what is cut by it.
+        """
+        end = len(text) // 512 * 512 or len(text)
+        sample = text[max(0, end - 600) : end].decode(errors="ignore").encode()
         return max(1.0, len(sample) / len(self.encode(sample))) if sample.strip() else 3.0
 
     def starting_with(self, text: bytes) -> list[int]:
