@@ -1,13 +1,11 @@
-"""Where a canvas may start from other than noise: a left-to-right draft, and a line the file already has.
+"""Where a canvas may start from other than noise: a left-to-right draft through the encoder.
 
 Under uniform noise any canvas is a legal state, so a guess can be handed to the denoiser, which keeps what the
-suffix agrees with and revises the rest. Knows no syntax, no deadline, no document; drafts are never offered as
-they are, only denoised and judged.
+suffix agrees with and revises the rest. Knows no syntax, no deadline, no document.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container, Generator, Sequence
 
 import torch
@@ -15,8 +13,6 @@ from torch import Tensor
 
 from .prefix import PrefixCache
 from .work import Encode, Logits, Work
-
-_WORD = re.compile(rb"\w+|[^\w\s]")
 
 
 def left_to_right(
@@ -85,38 +81,3 @@ def _circles(draft: Sequence[int], id_: int) -> bool:
         if len(end) == n * rounds and end[n:] == end[:-n]:
             return True
     return False
-
-
-def _words(line: bytes) -> frozenset[bytes]:
-    return frozenset(_WORD.findall(line))
-
-
-def _alike(a: frozenset[bytes], b: frozenset[bytes]) -> float:
-    """Jaccard similarity of two lines' words; two blank lines are alike."""
-    return len(a & b) / len(a | b) if a or b else 1.0
-
-
-def similar_lines(before: bytes, after: bytes, *, count: int, limit: int = 2000) -> list[bytes]:
-    """Rests of lines in `before` whose surroundings look most like the place between `before` and `after`.
-
-    The place's own line up to the hole must be matched literally, indentation aside; what follows it on the
-    similar line is returned, without the newline. Neighbours count 4:2:1 upwards and 2 downwards. Looks at the
-    last `limit` lines of `before`.
-    """
-    lines = before.split(b"\n")[-limit:]
-    typed = lines.pop()
-    following = after.split(b"\n", 2)[1] if after.count(b"\n") else b""
-    words = [_words(line) for line in lines]
-    here = [words[-k] if k <= len(words) else frozenset() for k in (1, 2, 3)]
-    below = _words(following)
-    scored: list[tuple[float, int, bytes]] = []
-    for i, line in enumerate(lines):
-        rest = line.strip()
-        if not rest.startswith(typed.lstrip()) or not (rest := rest[len(typed.lstrip()) :].rstrip()):
-            continue
-        above = [words[i - k] if i >= k else frozenset() for k in (1, 2, 3)]
-        score = sum(weight * _alike(a, b) for weight, a, b in zip((4, 2, 1), above, here, strict=True))
-        score += 2 * _alike(words[i + 1] if i + 1 < len(words) else frozenset(), below)
-        scored.append((score, i, rest))
-    best = sorted(scored, reverse=True)
-    return list(dict.fromkeys(rest for _, _, rest in best))[:count]

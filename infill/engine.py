@@ -19,7 +19,7 @@ import torch
 from stopgap.kernels import tuned
 from stopgap.kernels.path import PathError, chosen
 
-from . import context, devices, graph, holes, languages
+from . import context, devices, graph, holes, languages, ranking
 from .contract import Draft, EngineInfo, FillError, FillRequest, Outcome
 from .families import Prompt, family
 from .filling import Clockwork, Filling, Warm
@@ -80,6 +80,7 @@ class InfillEngine:
         self.context = min(self.strategy.context, longest)
         self._documents: OrderedDict[str, _Document] = OrderedDict()
         self.pace = Pace()
+        self.ranking = ranking.shipped()
         self.loop: Loop | None = None
         if graph.chosen() == "device":
             if not model.joins:
@@ -135,6 +136,7 @@ class InfillEngine:
             delete=self.family.delete,
             bytes_per_token=bytes_per_token,
             pace=self.pace,
+            ranking=self.ranking,
             loop=loop,
         )
         document.busy = True

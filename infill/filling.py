@@ -7,6 +7,7 @@ nothing here waits. At most one denoising step, one draft token or one encoder c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import closing
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from .canvas import NOISE, Row, close_up, new_row, renoise, slots_in, uniform_noise
 from .contract import Draft, Event, Fill, FillRequest, Outcome
-from .drafts import left_to_right, similar_lines
+from .drafts import left_to_right
 from .families import Prompt
 from .graph import Loop
 from .holes import Hole
@@ -26,7 +27,9 @@ from .judge import Candidate, Judge
 from .model import Model
 from .pace import Pace
 from .prefix import PrefixCache
+from .ranking import Ranking
 from .sampler import Schedule, denoise
+from .similar import Page
 from .strategy import Strategy
 from .tokenizer import Tokenizer
 from .work import Encode, Score, Step, Work, tokens
@@ -97,15 +100,17 @@ class Filling:
         delete: int | None,
         bytes_per_token: float,
         pace: Pace,
+        ranking: Ranking,
         loop: Loop | None = None,
     ) -> None:
         """`bytes_per_token` is that of the text before the hole; `delete` as in `families.Family`; `loop` denoises on
-        the device, else the host does it step by step; `pace` outlives the request."""
+        the device, else the host does it step by step; `pace` outlives the request; `ranking` is for "fitted"."""
         self.model, self.tokenizer, self.strategy = model, tokenizer, strategy
         self.request, self.hole, self.prompt, self.judge = request, hole, prompt, judge
         self.clockwork, self.delete = clockwork, None if strategy.told else delete
         self.before, self.after = request.source[: hole.start], request.source[hole.end :]
-        self.bytes_per_token, self.pace, self.loop = bytes_per_token, pace, loop
+        self.bytes_per_token, self.pace, self.ranking, self.loop = bytes_per_token, pace, ranking, loop
+        self.page = Page(self.before, self.after)
         self.events: list[Event] = []
         self.steps = self.reused = 0
         self.stopped: Literal["", "stable", "budget", "cancelled", "steps"] = ""
@@ -144,8 +149,11 @@ class Filling:
     def _drafts(self, cache: PrefixCache, warm: Warm | None) -> Iterator[Draft | Work]:
         similar = self._similar()
         last = yield from self._encode(cache)
-        row = self._warm_row(warm)
-        rows = [row] if row else (yield from self._seed(cache, last, similar))
+        if row := self._warm_row(warm):
+            rows = [row]
+        else:
+            rows = yield from self._seed(cache, last, similar)
+            self._more_similar()
         if self.strategy.denoise:
             yield from self._denoise(cache, rows)
 
@@ -170,8 +178,12 @@ class Filling:
                 self.pace.learn(item, self.clockwork.ms - begun)
 
     def _needed(self, work: Work) -> float:
-        ranking = sum(map(len, self._finalists())) if isinstance(work, Step) else 0
-        return self.pace.ms(type(work), tokens(work)) + self.pace.ms(Score, ranking)
+        return self.pace.ms(type(work), tokens(work)) + (self._ranking_ms() if isinstance(work, Step) else 0.0)
+
+    def _ranking_ms(self) -> float:
+        if self.clockwork.budget_ms is None:
+            return 0.0
+        return self.pace.ms(Score, sum(map(len, self._finalists())))
 
     def outcome(self, model_name: str) -> Outcome:
         """The terminal answer, best fill first; a cancelled request has none."""
@@ -233,7 +245,7 @@ class Filling:
         typed = self.before[len(warm.before) :]
         if not warm.text.startswith(typed) or typed == warm.text or not (typed or warm.asked == self.asked):
             return None
-        ids = self.tokenizer.encode(self.prompt.overlap + self._core(warm.text[len(typed) :]))
+        ids = self._ids_of(self._core(warm.text[len(typed) :]))
         row = self._row(ids, "warm")
         if warm.conditioning is not None and tuple(ids) == warm.ids[-len(ids) :] and warm.tail == len(row.tail):
             row.conditioning = warm.conditioning[-(len(ids) + warm.tail) :]
@@ -241,14 +253,24 @@ class Filling:
         return row
 
     def _similar(self) -> list[list[int]]:
-        """Rests of similar lines, judged at once: they cost no model, so a very short deadline has an answer too."""
-        if not self.strategy.retrieved:
-            return []
-        lines = similar_lines(self.before, self.after, count=self.strategy.retrieved)
-        found = [self.tokenizer.encode(self.prompt.overlap + line) for line in lines]
+        """The most similar line, judged at once: it costs no model, so a very short deadline has an answer too."""
+        found = [self._ids_of(line.text) for line in self.page.similar(min(1, self.strategy.retrieved))]
         for ids in found:
-            self.judge.offer(ids, float("-inf"), "similar line")
+            self.judge.offer(ids, float("-inf"), "file")
         return found
+
+    def _more_similar(self) -> None:
+        """Other lines of the file, judged as they are or renamed, as long as there is time to rank them."""
+        if not self.strategy.retrieved:
+            return
+        lines = [(line, "file") for line in self.page.similar(self.strategy.retrieved)[1:]]
+        lines += [(line, "file, renamed") for line in self.page.renamed(self.strategy.renamed)]
+        for line, origin in lines:
+            self.clockwork.look(-self._ranking_ms())
+            self.judge.offer(self._ids_of(line.text), float("-inf"), origin)
+
+    def _ids_of(self, core: bytes) -> list[int]:
+        return self.tokenizer.encode(self.prompt.overlap + core)
 
     def _seed(self, cache: PrefixCache, last: Tensor, similar: Sequence[list[int]]) -> Generator[Work, None, list[Row]]:
         """Rows to denoise: drafts, similar lines, then noise of likely lengths; no doubles."""
@@ -256,7 +278,7 @@ class Filling:
         seeds: list[tuple[str, list[int]]] = []
         for n in range(strategy.drafts):
             draft = yield from self._draft(cache, last, temperature=0.8 if n else 0.0)
-            seeds += [("draft", draft), ("draft's first line", self._first_line(draft))]
+            seeds += [("draft", draft), ("draft, first line", self._first_line(draft))]
         seeds += [("similar line", ids) for ids in similar]
         sizes = [len(overlap) + getattr(self.hole.lengths, quantile) for quantile in strategy.lengths]
         counts = [min(max(1, round(size / self.bytes_per_token)), strategy.slots) for size in sizes]
@@ -441,12 +463,12 @@ class Filling:
     # -- ranking ---------------------------------------------------------------------------------------------
 
     def _rank(self, cache: PrefixCache) -> Iterator[Work]:
-        """Rank what passed by the causal likelihood of the fill and of what must come after it.
+        """Rank what passed by the causal likelihood of the fill and of what must come after it, and by the file.
 
-        The canvas's own confidence cannot do this alone: the clamped suffix leaks into it. The score that is shown is
-        the mean log-probability of a token; a mean alone would favour long fills, whose later tokens are easy.
+        The canvas's own confidence cannot do this: the clamped suffix leaks into it. The score that is shown is the
+        mean log-probability of a token; a mean alone would favour long fills, whose later tokens are easy.
         """
-        if self.strategy.rank != "causal" or len(cache) < len(self.prompt.ids):
+        if self.strategy.rank == "canvas" or len(cache) < len(self.prompt.ids):
             return  # or the time was up before the prompt was read
         rows, room = self._finalists(), self.strategy.scratch - 1  # the prefix's last token is scored again beside them
         if self.clockwork.budget_ms is not None:
@@ -462,15 +484,22 @@ class Filling:
             if sum(map(len, batches[-1])) + len(row) > room:
                 batches.append([])
             batches[-1].append(row)
-        scores: list[tuple[float, float]] = []
+        scored: list[list[float]] = []
         for batch in batches:
             self.clockwork.look()
             work = Score(cache, batch)
             yield work
-            for likely in work.out:
-                scores.append((float(likely.mean()), float(likely.sum()) / len(likely) ** self.strategy.rank_length))
-        self.judge.rescore({c.text: score for c, score in zip(finalists, scores, strict=True)})
+            scored += [likely.tolist() for likely in work.out]
+        pairs = list(zip(finalists, scored, strict=True))
+        self.judge.rescore({c.text: (sum(likely) / len(likely), self._worth(c, likely)) for c, likely in pairs})
         self._note(f"{len(finalists)} fills passed the gate and were ranked")
+
+    def _worth(self, candidate: Candidate, likely: Sequence[float]) -> float:
+        """Where a fill ranks; `likely` are the log-probabilities of its tokens and its end."""
+        if self.strategy.rank == "fitted":
+            text, ways = self._core(candidate.text), self.judge.ways[candidate.text]
+            return self.ranking.rank(self.page, text, len(ways), likely)
+        return sum(likely) / math.pow(len(likely), self.strategy.rank_length)
 
     def _finalists(self) -> list[list[int]]:
         """What would be ranked, as ids, best first.
@@ -478,7 +507,7 @@ class Filling:
         Of what is longer than all the room the beginning has to do: a mean over that much says enough.
         """
         best = self.judge.best()[: self.strategy.finalists]
-        heads = [self.tokenizer.encode(self.prompt.overlap + self._core(candidate.text)) for candidate in best]
+        heads = [self._ids_of(self._core(candidate.text)) for candidate in best]
         return [[*head, *self.prompt.after][: self.strategy.scratch - 1] for head in heads]
 
     def _core(self, text: bytes) -> bytes:

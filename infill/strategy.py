@@ -29,7 +29,8 @@ class Strategy:
     rows           canvases denoised side by side
     drafts         left-to-right drafts among them (the first greedy, the rest sampled)
     end_bonus      added to the logit of a draft's end
-    retrieved      seeds from similar lines of the file among them
+    retrieved      similar lines of the file that are judged as they are; the first one seeds a row as well
+    renamed        lines besides that are judged with their names replaced by those of the place, if any are retrieved
     lengths        quantiles of the hole's length prior that the noise rows try
     told           slots of the one noise row, where an evaluation tells the true length; 0 = `lengths` are tried
     denoise        False judges seeds as they are (for ablations)
@@ -39,7 +40,8 @@ class Strategy:
     warm_steps     cap on steps of such a start
     finalists      candidates that are ranked
     rank_length    what a fill's log-probability is divided by, as a power of its tokens: 1 is the mean, 0 the sum
-    rank           "causal": likelihood of the fill and its end through the encoder; "canvas": the denoiser's own
+    rank           "causal": likelihood of the fill and its end through the encoder; "canvas": the denoiser's own;
+                   "fitted": a weighted sum of the first and of what the file says (`ranking`)
     """
 
     schedule: Schedule = field(default_factory=Schedule)
@@ -55,7 +57,8 @@ class Strategy:
     rows: int = 4
     drafts: int = 1
     end_bonus: float = 1.0
-    retrieved: int = 1
+    retrieved: int = 6
+    renamed: int = 2
     lengths: tuple[str, ...] = ("p50", "p75")
     told: int = 0
     denoise: bool = True
@@ -63,8 +66,8 @@ class Strategy:
     repair_steps: int = 4
     warm: bool = True
     warm_steps: int = 3
-    finalists: int = 8
-    rank: str = "causal"
+    finalists: int = 16
+    rank: str = "fitted"
     rank_length: float = 0.5
 
     @property

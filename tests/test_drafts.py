@@ -1,11 +1,11 @@
-"""Seeds for a canvas: drafts that go round in circles are turned, similar lines are found where they stand."""
+"""Left-to-right drafts as seeds for a canvas: those that go round in circles are turned."""
 
 import pytest
 import torch
 from scripted import END, ScriptedModel
 
 from stopgap.infill import work
-from stopgap.infill.drafts import left_to_right, similar_lines
+from stopgap.infill.drafts import left_to_right
 
 
 class Stubborn(ScriptedModel):
@@ -53,32 +53,3 @@ def test_a_draft_ends_where_the_model_ends_it() -> None:
 
 def test_a_draft_is_cut_at_its_limit() -> None:
     assert draft(ScriptedModel([30, 31, 32]), most=2) == [30, 31]
-
-
-SIMILAR = b"""\
-def area(shape):
-    width = shape.width
-    height = shape.height
-    return width * height
-
-
-def edge(shape):
-    width = shape.width
-    """
-
-
-@pytest.mark.parametrize(
-    ("typed", "after", "first"),
-    [
-        (b"", b"\n    return 2 * (width + height)\n", b"height = shape.height"),
-        (b"hei", b"\n", b"ght = shape.height"),
-        (b"nothing like this", b"\n", None),
-    ],
-)
-def test_the_line_in_the_most_similar_place_comes_first(typed: bytes, after: bytes, first: bytes | None) -> None:
-    found = similar_lines(SIMILAR + typed, after, count=3)
-    assert (found[0] if found else None) == first
-
-
-def test_similar_lines_are_not_doubled() -> None:
-    assert similar_lines(b"a = 1\na = 1\na = 1\n", b"\n", count=5) == [b"a = 1"]

@@ -94,13 +94,14 @@ def test_a_wrong_draft_is_put_right_by_denoising(tmp_path: Path) -> None:
 
 
 def test_what_does_not_parse_is_never_offered_and_the_reason_is_said(tmp_path: Path) -> None:
-    outcome = Bench(tmp_path, "item) or (").fill(FIND)
+    alone = Strategy(context=4000, retrieved=0)
+    outcome = Bench(tmp_path, "item) or (", strategy=alone).fill(FIND)
     assert outcome.fills == ()
     assert "gate" in outcome.reason
 
 
 def test_a_draft_that_repeats_itself_is_never_offered(tmp_path: Path) -> None:
-    drafts_only = Strategy(context=4000, lengths=())
+    drafts_only = Strategy(context=4000, retrieved=0, lengths=())
     outcome = Bench(tmp_path, "self" + ".name" * 8, strategy=drafts_only).fill(FIND)
     assert outcome.fills == ()
     assert "repeats itself" in outcome.reason
