@@ -19,11 +19,11 @@ fi
 export TRITON_INTERPRET=0 PYTHONUNBUFFERED=1
 if [ "${SMALL:-}" = 1 ]; then
     out=${1:-$(mktemp -d)}
-    device=cpu small=--small fills=2 sizes="--slots 16 --prefix 20 --repeats 1" table=$out/data
+    device=cpu small=--small fills=2 search=0 sizes="--slots 16 --prefix 20 --repeats 1" table=$out/data
     export TRITON_INTERPRET=1
 else
     out=${1:-kernels/measured}
-    device=cuda small="" fills=30 sizes="--slots 32 --slots 256 --prefix 2048 --repeats 20" table=kernels/data
+    device=cuda small="" fills=30 search=240 sizes="--slots 32 --slots 256 --prefix 2048 --repeats 20" table=kernels/data
 fi
 mkdir -p "$out"
 failed=""
@@ -59,7 +59,8 @@ stopgap step 300 bench step --device "$device" $small $sizes --out "$out/first"
 stopgap keystroke 150 bench keystroke --fills "$fills" --device "$device" $small --random-weights --loop device \
     --out "$out"
 # shellcheck disable=SC2086
-run tune 280 "$python" -P tests/tune_kernels.py --device "$device" $small --seconds 240 --out "$out" --table "$table"
+run tune 280 "$python" -P tests/tune_kernels.py --device "$device" $small --seconds "$search" --out "$out" \
+    --table "$table"
 # shellcheck disable=SC2086
 stopgap rest 420 bench step --device "$device" $small --out "$out"
 for record in "$out/first"/*.json "$out"/*.json; do
