@@ -11,7 +11,11 @@ programs, each of a few blocks of keys.
 1. `attention_kernel`, a program per block of query rows, key head and span: the largest score of every row, the sum of
    the exponentials below it, and the sum of the values weighted with them, in fp32.
 2. `combine_kernel`, a program per row and head: the spans' sums brought to one largest score, in a fixed order.
-With one span the first one divides and is all. Not yet run on a GPU: block sizes are reasoned.
+With one span the first one divides and is all.
+
+Weights in bf16 would be rounded as coarsely as the result is: together 2.0e-3 and more where many keys count alike. They
+are taken as the sum of two bf16 numbers: tensor cores have time, reading keys and values takes longer. Not yet run on a
+GPU: block sizes are reasoned.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
@@ -187,8 +191,11 @@ def attention_kernel(
             read = tl.load(lines, mask=there[:, None] & (place < WIDTH)[None, :], other=0.0)
         if INTERPRETED:
             read = read.to(tl.float32)
-        share = rounded(share, values.dtype.element_ty, INTERPRETED)
-        found = tl.dot(share.to(read.dtype), read, found * shrink[:, None], input_precision="ieee")
+        coarse = rounded(share, values.dtype.element_ty, INTERPRETED)
+        found = tl.dot(coarse.to(read.dtype), read, found * shrink[:, None], input_precision="ieee")
+        if values.dtype.element_ty != tl.float32:
+            rest = rounded(share - coarse.to(tl.float32), values.dtype.element_ty, INTERPRETED)
+            found = tl.dot(rest.to(read.dtype), read, found, input_precision="ieee")
         top = higher
     to = (row.to(tl.int64)[:, None] * HEADS + head) * WIDTH + place[None, :]
     kept = live[:, None] & (place < WIDTH)[None, :]

@@ -12,9 +12,8 @@ from torch import Tensor
 from stopgap.kernels import path
 from stopgap.kernels.attention import attention, reference
 
-EXACT, BF16 = 2e-6, 2e-3
-"""Relative root mean square against fp32. Rounding to bf16 is 1.7e-3, and it happens twice: of the weights before they
-meet the values, as in every bf16 attention, and of the result."""
+EXACT, BF16 = 2e-6, 1.8e-3
+"""Relative root mean square against fp32. Rounding a result to bf16 is 1.7e-3 of it; weights are not rounded so."""
 UNSEEN = -1e30
 
 
@@ -92,11 +91,12 @@ def test_however_many_spans_the_keys_are_cut_into_the_result_is_the_same(
 
 @pytest.mark.parametrize("wanted", [1, 132])
 @pytest.mark.usefixtures("interpreted")
-def test_in_bf16_two_roundings_are_lost(wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_bf16_only_the_result_is_rounded(wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from stopgap.kernels import attention_triton
 
     monkeypatch.setattr(attention_triton, "WANTED", wanted)
     queries, keys, values = inputs(4, 2, 2, 64, 130, torch.bfloat16)
+    queries = queries / 4  # many keys count alike
     mask = seen(4, 2, 130, UNSEEN).bfloat16()
     got = attention(queries, keys, values, mask)
     assert got.dtype == torch.bfloat16
@@ -108,7 +108,7 @@ def test_a_cache_in_bf16_beside_fp32_activations_is_read_as_it_is() -> None:
     queries, keys, values = inputs(3, 2, 1, 16, 40)
     keys, values = keys.mT.contiguous().mT.bfloat16(), values.bfloat16()
     told = reference(queries.bfloat16().float(), keys.float(), values.float(), None)
-    assert error(attention(queries.bfloat16().float(), keys, values, None), told) < BF16
+    assert error(attention(queries.bfloat16().float(), keys, values, None), told) < 1e-5
 
 
 @pytest.mark.usefixtures("interpreted")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -23,10 +23,14 @@ from stopgap.infill.model import Model
 from stopgap.infill.planner import real_model
 from stopgap.infill.random_weights import random_model, small_model
 from stopgap.infill.sampler import Schedule, denoise
+from stopgap.kernels import attention as attention_module
 from stopgap.kernels import experts as experts_module
+from stopgap.kernels import gated as gated_module
 from stopgap.kernels import head as head_module
+from stopgap.kernels import heads as heads_module
 from stopgap.kernels import matmul as matmul_module
 from stopgap.kernels import path
+from stopgap.kernels import residual as residual_module
 from stopgap.kernels.head import Philox
 from stopgap.kernels.quantised import Int4Groups, Int8Rows
 
@@ -64,6 +68,71 @@ def test_products_are_those_of_fp32(rows: int, inputs: int, outputs: int, bits: 
     weight, x = of(torch.randn((outputs, inputs), device="cuda")), gpu(rows, inputs)
     assert relative(matmul_module.matmul(x, weight), matmul_module.reference(x.float(), weight)) <= ERROR
     assert path.ran["matmul", "triton"] == 1
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("rows", [1, 17, 32, 256])
+def test_gated_products_are_those_of_fp32(rows: int, bits: int) -> None:
+    of = Int4Groups.of if bits == 4 else Int8Rows.of
+    weight, x = of(torch.randn((2 * 2112, WIDTH), device="cuda") * WIDTH**-0.5), gpu(rows, WIDTH)
+    assert relative(gated_module.gated(x, weight), gated_module.reference(x.float(), weight)) <= ERROR
+    assert path.ran["gated", "triton"] == 1
+
+
+SLIDING, FULL = (2, 8, 256), (8, 2, 512)
+"""Groups, key heads and dimensions of the 26B's two kinds of layers."""
+
+
+@pytest.mark.parametrize("shape", [SLIDING, FULL])
+@pytest.mark.parametrize("tokens", [1, 16, 32, 100, 256])
+@pytest.mark.parametrize("length", [300, 1023, 8192])
+@pytest.mark.parametrize("masked", [True, False])
+def test_attention_is_that_of_fp32(shape: tuple[int, int, int], tokens: int, length: int, masked: bool) -> None:
+    groups, kv_heads, width = shape
+    queries = gpu(tokens, groups, kv_heads, width) * width**-0.5
+    keys, values = (gpu(1, kv_heads, length + tokens + 3, width)[:, :, 3:] for _ in range(2))
+    mask = None
+    if masked:
+        mask = torch.zeros((tokens, length + tokens), device="cuda", dtype=torch.bfloat16)
+        mask = mask.masked_fill_(torch.rand_like(mask) < 0.5, -1e30).repeat_interleave(groups, dim=0)
+    got = attention_module.attention(queries, keys, values, mask)
+    exact = None if mask is None else mask.float()
+    assert relative(got, attention_module.reference(queries.float(), keys.float(), values.float(), exact)) <= ERROR
+    assert torch.equal(got, attention_module.attention(queries, keys, values, mask))
+    assert path.ran["attention", "triton"] == 2
+
+
+@pytest.mark.parametrize(("groups", "kv_heads", "width"), [SLIDING, FULL])
+@pytest.mark.parametrize("tokens", [1, 32, 1024])
+def test_heads_go_into_the_cache_as_those_of_fp32(groups: int, kv_heads: int, width: int, tokens: int) -> None:
+    given = [gpu(tokens, groups + 1 + (width == 256), kv_heads, width), gpu(groups + 1, kv_heads, width)]
+    given += [gpu(tokens, 1, 1, width) for _ in range(2)]
+    places = [gpu(kv_heads, tokens + 9, width)[None, :, 5 : 5 + tokens].permute(2, 0, 1, 3) for _ in range(2)]
+    told = [torch.zeros_like(place, dtype=torch.float32) for place in places]
+    queries = heads_module.turn_heads(*given, *places, 1e-6)
+    want = heads_module.reference(*(tensor.float() for tensor in given), *told, 1e-6)
+    for mine, theirs in zip((queries, *places), (want, *told), strict=True):
+        assert relative(mine, theirs) <= ERROR
+    assert path.ran["heads", "triton"] == 1
+
+
+@pytest.mark.parametrize("tokens", [1, 32, 1024])
+def test_residuals_and_their_norms_are_those_of_fp32(tokens: int) -> None:
+    x, first, second = (gpu(tokens, WIDTH) for _ in range(3))
+    norms = [gpu(WIDTH) for _ in range(4)]
+
+    def run(sums: Callable[..., tuple[Tensor, Tensor]], *given: Tensor) -> tuple[Tensor, Tensor]:
+        x, one, other, by_one, by_other, by_both, following = given
+        return sums(x, (one, by_one), (other, by_other), by_both, 0.7, 1e-6, following)
+
+    given = (x, first, second, *norms)
+    got = run(residual_module.add_two_normed, *given)
+    want = run(residual_module.reference_two, *(tensor.float() for tensor in given))
+    assert all(relative(mine, theirs) <= ERROR for mine, theirs in zip(got, want, strict=True))
+    got = residual_module.add_normed(x, (first, norms[0]), 1e-6)
+    want = residual_module.reference(x.float(), (first.float(), norms[0].float()), 1e-6)
+    assert all(relative(mine, theirs) <= ERROR for mine, theirs in zip(got, want, strict=True))
+    assert path.ran["residual", "triton"] == 2
 
 
 @pytest.mark.parametrize("bits", [4, 8])

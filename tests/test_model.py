@@ -330,6 +330,33 @@ def test_scoring_without_a_prefix_is_refused() -> None:
         ours.score(ours.new_cache(8), [[1]])
 
 
+@pytest.mark.parametrize("seed", [2, 3])
+def test_encoding_and_a_step_of_uneven_rows_equal_the_reference_on_triton_kernels(
+    seed: int, logits_seen: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With many experts and one, sliding layers and full ones."""
+    pytest.importorskip("triton", reason="triton is not installed: pip install triton (Linux on x86-64)")
+    both, lengths = pair(seed), [4, 2]
+    ids = both.tokens(5)
+    _, prefix = prefill(both, ids)
+    monkeypatch.setenv(path.SWITCH, "triton")
+    path.ran.clear()
+    cache = both.ours.new_cache(16)
+    assert close(both.ours.head(both.ours.encode(cache, ids)), prefill(both, ids)[0])
+    canvas = torch.tensor([both.tokens(4, salt=row) for row in range(2)])
+    free = torch.tensor([[True, False, True, True], [True, True, False, False]])
+    soft = both.normal(2, 4, both.ours.config.vocab_size)
+    both.ours.denoise(cache, canvas, free, lengths=lengths, conditioning=soft_embedding(both, soft))
+    expected = [
+        reference_step(both, prefix, canvas[row : row + 1, :length], soft[row : row + 1, :length])[0]
+        for row, length in enumerate(lengths)
+    ]
+    assert close(logits_seen[0], torch.cat([expected[row][free[row, : lengths[row]]] for row in range(2)]))
+    layers = len(both.ours.config.layers)
+    ran = {kernel: count for (kernel, which), count in path.ran.items() if which == "triton" and kernel != "head"}
+    assert ran == {"attention": 2 * layers, "heads": 2 * layers, "residual": 4 * layers}
+
+
 @pytest.mark.parametrize("tied_in_int8", [False, True])
 def test_a_step_is_the_same_along_either_path_and_the_model_says_which(
     tied_in_int8: bool, monkeypatch: pytest.MonkeyPatch
