@@ -13,7 +13,7 @@ programs, each of a few blocks of keys.
 2. `combine_kernel`, a program per row and head: the spans' sums brought to one largest score, in a fixed order.
 With one span the first one divides and is all.
 
-Weights in bf16 would be rounded as coarsely as the result is: together 2.0e-3 and more where many keys count alike. They
+Weights in bf16 would be rounded as coarsely as the result is: together 2.0e-3 or more where many keys count alike. They
 are taken as the sum of two bf16 numbers: tensor cores have time, reading keys and values takes longer. Not yet run on a
 GPU: block sizes are reasoned.
 """
