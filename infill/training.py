@@ -71,8 +71,10 @@ class Trainer:
         matrices = [p for n, p in self.learner.named_parameters() if p.dim() == 2 and n != "embed"]
         others = [p for n, p in self.learner.named_parameters() if p.dim() != 2 or n == "embed"]
         self.optimisers: tuple[torch.optim.Optimizer, ...] = (
-            torch.optim.Muon(
-                matrices, lr=config.matrix_rate, weight_decay=config.decay, adjust_lr_fn="match_rms_adamw"
+            torch.optim.Muon(matrices, lr=config.matrix_rate, weight_decay=config.decay, adjust_lr_fn="match_rms_adamw")
+            if config.muon
+            else torch.optim.AdamW(
+                matrices, lr=config.matrix_rate, betas=(0.9, 0.95), weight_decay=config.decay, fused=True
             ),
             torch.optim.AdamW(others, lr=config.vector_rate, betas=(0.9, 0.95), weight_decay=0.0),
         )

@@ -40,6 +40,8 @@ class Phase:
 @dataclass(frozen=True, slots=True)
 class Config:
     seed: int = 1
+    muon: bool = True
+    """Muon for the matrices; False = AdamW for everything."""
     matrix_rate: float = 0.004
     """Muon's rate (matched to AdamW's update size)."""
     vector_rate: float = 0.004
