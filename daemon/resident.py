@@ -54,6 +54,11 @@ def serve() -> int:
     except OSError as error:
         print(told(error), file=sys.stderr)
         return 2
+    if sys.stderr.isatty():
+        print(
+            f"serving {config.model} as process {os.getpid()}; {files.log} says the rest; Ctrl-C ends it",
+            file=sys.stderr,
+        )
     # The default of 5 ms is what a frame would wait for while the worker runs Python between two kernels.
     sys.setswitchinterval(0.0005)
     try:

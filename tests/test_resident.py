@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -54,17 +56,25 @@ def test_sigterm_lets_running_requests_finish(stub_daemon: Place) -> None:
 def test_another_daemon_does_not_start_beside_one_that_serves(stub_daemon: Place) -> None:
     async def work() -> None:
         client = await Client.connect("test")
-        second = await asyncio.create_subprocess_exec(*daemon_command(), stderr=asyncio.subprocess.PIPE)
-        assert await second.communicate() == (
-            None,
-            f"the stopgap daemon is process {client.welcome.pid} already\n".encode(),
-        )
-        assert second.returncode == 0
+        second = await asyncio.to_thread(subprocess.run, daemon_command(), capture_output=True, text=True, check=True)
+        assert second.stderr == f"the stopgap daemon is process {client.welcome.pid} already\n"
         assert transport.holder(stub_daemon.lock) == client.welcome.pid
         assert isinstance(await answer(client, request()), wire.Done)
         await client.close()
 
     run(work())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pty there")
+def test_a_person_who_runs_it_in_a_terminal_is_told_where_to_look(stub_daemon: Place) -> None:
+    person, terminal = os.openpty()
+    daemon = subprocess.Popen(daemon_command(), stderr=terminal)
+    said = os.read(person, 4096).decode()
+    assert said.startswith(f"serving starter as process {daemon.pid}; {stub_daemon.log} ") and said.count("\n") == 1
+    daemon.kill()
+    daemon.wait()
+    os.close(person)
+    os.close(terminal)
 
 
 def test_a_daemon_whose_socket_was_removed_makes_room(stub_daemon: Place, tmp_path: Path) -> None:
