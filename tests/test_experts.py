@@ -5,15 +5,19 @@ On a CPU Triton runs in its interpreter (`conftest`), see `test_matmul`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stopgap.kernels import path
 from stopgap.kernels.experts import experts, reference
 from stopgap.kernels.quantised import Int4Groups, Int8Rows, Quantised
 
+Mode: Any = TorchDispatchMode
 FORMATS = (Int8Rows, Int4Groups)
 EXACT, BF16 = 2e-6, 2e-3
 """Relative root mean square against fp32. Rounding the result to bf16 is 1.7e-3; between the two products, where every
@@ -143,6 +147,32 @@ def test_hidden_values_that_are_no_numbers_break_only_their_token(form: type[Qua
     got = experts(x, scores, gate_up, down, 2)
     assert not got[:2].isfinite().any()
     assert error(got[2], reference(x[2:].float(), scores[2:], gate_up, down, 2)[0]) < 1.25 * BF16
+
+
+class Called(Mode):  # type: ignore[misc]
+    """The names of all operations that reach torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_tokens_are_sorted_by_expert_without_asking_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Triton's kernels cannot do themselves is to make room: nothing is counted, copied or read by the host."""
+    gate_up, down = layer(3, 64, 64, Int4Groups)
+    x, scores = drawn(5, 64).bfloat16(), drawn(5, 3)
+    with (fused := Called()):
+        experts(x, scores, gate_up, down, 2)
+    with (plain := Called()):
+        reference(x, scores, gate_up, down, 2)
+    own = {name for name in fused.names if not name.startswith(("aten.copy_.", "aten.set_."))}  # the interpreter's
+    assert own == {"aten.empty.memory_format", "aten.new_empty.default"}
+    assert "aten.bincount.default" in plain.names
 
 
 @pytest.mark.usefixtures("interpreted")

@@ -7,15 +7,18 @@ multiples of a power of two, so that no order of adding them up loses anything.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stopgap.kernels import path
 from stopgap.kernels.head import Head, Philox, denoise_head, read
 from stopgap.kernels.quantised import Int8Rows
 
+Mode: Any = TorchDispatchMode
 SOFTCAP, TEMPERATURE = 8.0, 0.5
 
 
@@ -179,6 +182,35 @@ def test_of_uneven_logits_the_argmax_is_the_same_unless_two_nearly_tie(
     logs = exact.log_softmax(-1)
     torch.testing.assert_close(fused.entropy.double(), -(logs.exp() * logs).sum(-1), atol=1e-4, rtol=0)
     torch.testing.assert_close(fused.logprob.double(), logs.amax(-1), atol=1e-4, rtol=0)
+
+
+class Made(Mode):  # type: ignore[misc]
+    """Every tensor that an operation of torch returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors: list[Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.tensors += [one for one in (out if isinstance(out, tuple | list) else [out]) if isinstance(one, Tensor)]
+        return out
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "bfloat16 int8"])
+@pytest.mark.parametrize("conditioning", ["dense", 4])
+def test_the_logits_of_all_slots_never_lie_in_memory_in_fp32(
+    kind: str, conditioning: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, embedding = inputs(20, 1000, 40, kind)
+    noise = Philox(torch.tensor(1), torch.tensor(1))
+    plain, fused = Made(), Made()
+    for which, made in (("torch", plain), ("triton", fused)):
+        with made:
+            by(which, monkeypatch, hidden, embedding, conditioning=conditioning, noise=noise)
+    wide, narrow = ({one.dtype for one in made.tensors if one.numel() >= 20 * 1000} for made in (plain, fused))
+    assert torch.float32 in wide, "the plain head does, so this test can see it"
+    assert torch.bfloat16 in narrow and torch.float32 not in narrow
 
 
 @pytest.mark.parametrize("which", ["torch", "triton"])
