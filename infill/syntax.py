@@ -13,7 +13,7 @@ from functools import cached_property
 
 from .ground import Ground, Verdict
 from .holes import Hole
-from .source import Clock, Source, blanks, line_start
+from .source import Clock, Source, blanks, line_end, line_start
 
 __all__ = ["Gate", "Verdict"]
 
@@ -64,11 +64,11 @@ class Gate:
     def tidy(self, fill: bytes) -> bytes:
         """The fill without what repeats the text behind the hole; the first form that passes, else the plainest.
 
-        Cuts blanks that stand on either side already, repeated lines, repeated closing brackets, and what goes
-        beyond the line where one line is wanted.
+        Cuts what leaves the block, blanks that stand on either side already, repeated lines, repeated closing
+        brackets, and what goes beyond the line where one line is wanted.
         """
         plain = self._trimmed(fill)
-        forms = list(dict.fromkeys((self._flush(plain), plain)))
+        forms = list(dict.fromkeys((self._flush(self._inside(plain)), self._flush(plain), plain)))
         for form in (self._without_repeats, self._without_closers, self._without_indent, self._first_line):
             forms += [made for made in map(form, list(forms)) if made not in forms]
         for made in forms:
@@ -124,6 +124,18 @@ class Gate:
         if not left.strip() and more.strip() and len(blanks(more.lstrip(b"\r\n"))) > len(left):
             return fill  # a block that stands deeper as a whole
         return first.lstrip(b" \t") + broken + more
+
+    def _inside(self, fill: bytes) -> bytes:
+        """A block without what leaves it by its indentation: small models write one function after another."""
+        hole = self.hole
+        if hole.scope not in ("placeholder", "block") or not self.source.language.indented or not hole.indent:
+            return fill
+        at = len(hole.lead)
+        while at := fill.find(b"\n", at) + 1:
+            line = fill[at : line_end(fill, at)]
+            if line.strip() and len(blanks(line)) < len(hole.indent):
+                return fill[:at].rstrip() + hole.tail if fill[:at].strip() else fill
+        return fill
 
     def _overlap(self, fill: bytes) -> int:
         """How many bytes at the fill's end repeat what follows: whole lines, or the rest of this line."""
