@@ -1,7 +1,7 @@
 """What a denoising step needs of the vocabulary, for the slots that are free and for no other.
 
 Knows nothing of canvases, models or files. This file is plain torch, the CPU's path and the reference of the fused
-one (`head_triton`), which never holds [N, V] in fp32.
+one (`head_fused`), which never holds [N, V] in fp32.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def denoise_head(
         none, number = hidden.new_zeros(0, dtype=torch.int64), hidden.new_zeros(0, dtype=torch.float32)
         return Head(none, none, number, number, hidden)
     if path == "triton":
-        from .head_triton import fused_head
+        from .head_fused import fused_head
 
         return fused_head(
             hidden,
