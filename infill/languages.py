@@ -143,7 +143,8 @@ _TABLE = (
         placeholder_kinds=_set("pass_statement expression_statement raise_statement"),
         placeholder=r"pass|\.\.\.|raise NotImplementedError(\(.*\))?",
         fillers=_forms(
-            "x  pass  x: x  ()  x = x  (x)  *x  if x: pass  else: pass  except: pass  x:  :  if x:  x if x:"
+            "x  pass  x: x  ()  x = x  (x)  *x  if x: pass  else: pass  except: pass  x:  :  if x:  x if x:  import x"
+            "  x import x"
         ),
     ),
     Language(
