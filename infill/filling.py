@@ -111,6 +111,9 @@ class Filling:
         self.before, self.after = request.source[: hole.start], request.source[hole.end :]
         self.bytes_per_token, self.pace, self.ranking, self.loop = bytes_per_token, pace, ranking, loop
         self.page = Page(self.before, self.after)
+        # Where several lines are missing a line of the file is no rival to them: the weights were fitted on lines.
+        replaced = request.source[hole.start : hole.end]
+        self.one_line = hole.scope not in ("block", "placeholder") and b"\n" not in replaced.strip()
         self.events: list[Event] = []
         self.steps = self.reused = 0
         self.stopped: Literal["", "stable", "budget", "cancelled", "steps"] = ""
@@ -261,7 +264,7 @@ class Filling:
 
     def _more_similar(self) -> None:
         """Other lines of the file, judged as they are or renamed, as long as there is time to rank them."""
-        if not self.strategy.retrieved:
+        if not self.strategy.retrieved or not self.one_line:
             return
         lines = [(line, "file") for line in self.page.similar(self.strategy.retrieved)[1:]]
         lines += [(line, "file, renamed") for line in self.page.renamed(self.strategy.renamed)]
@@ -496,7 +499,7 @@ class Filling:
 
     def _worth(self, candidate: Candidate, likely: Sequence[float]) -> float:
         """Where a fill ranks; `likely` are the log-probabilities of its tokens and its end."""
-        if self.strategy.rank == "fitted":
+        if self.strategy.rank == "fitted" and self.one_line:
             text, ways = self._core(candidate.text), self.judge.ways[candidate.text]
             return self.ranking.rank(self.page, text, len(ways), likely)
         return sum(likely) / math.pow(len(likely), self.strategy.rank_length)

@@ -41,7 +41,7 @@ class Strategy:
     finalists      candidates that are ranked
     rank_length    what a fill's log-probability is divided by, as a power of its tokens: 1 is the mean, 0 the sum
     rank           "causal": likelihood of the fill and its end through the encoder; "canvas": the denoiser's own;
-                   "fitted": a weighted sum of the first and of what the file says (`ranking`)
+                   "fitted": a weighted sum of the first and of what the file says (`ranking`) where a line is missing
     """
 
     schedule: Schedule = field(default_factory=Schedule)

@@ -302,6 +302,36 @@ def test_the_text_before_the_hole_is_measured_once(tmp_path: Path, monkeypatch: 
     assert len(asked) == 1
 
 
+PAIRS = """\
+def one(box):
+    open(box)
+    item(box)
+    return box
+
+
+def two(cup):
+    open(cup)
+    ‸
+    return cup
+"""
+
+
+def test_a_line_of_a_like_place_beats_what_the_model_finds_likelier(tmp_path: Path) -> None:
+    texts = {}
+    for rank in ("causal", "fitted"):
+        bench = Bench(tmp_path, "zeal", strategy=Strategy(context=4000, rank=rank))
+        texts[rank] = bench.fill(PAIRS, candidates=5).fills
+    assert texts["causal"][0].text == "zeal"
+    assert texts["fitted"][0].text == "item(cup)", "as it stands in the other function, renamed"
+    assert {fill.text for fill in texts["fitted"]} >= {"zeal", "item(cup)", "item(box)"}
+
+
+def test_where_a_body_is_missing_a_line_of_the_file_is_no_rival_to_the_model_s(tmp_path: Path) -> None:
+    marked = PAIRS.replace("    open(cup)\n    ‸\n    return cup\n", "    ‸pass\n")
+    outcome = Bench(tmp_path, "zeal\n    zest").fill(marked, target="body")
+    assert outcome.fills[0].text == "zeal\n    zest"
+
+
 def test_line_endings_follow_the_file(tmp_path: Path) -> None:
     marked = "def find(items):\r\n    ‸pass\r\n"
     outcome = Bench(tmp_path, "print(items)\n    return items").fill(marked, target="body")
