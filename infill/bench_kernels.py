@@ -23,6 +23,7 @@ from stopgap.kernels.quantised import Int8Rows
 
 from . import devices
 from .bench_report import Record
+from .graph import captured
 from .layers import FewBits, rope_tables
 from .model import Model
 from .planner import Cost, Speed
@@ -154,9 +155,10 @@ def between_errors(
             record["torch_ms"] = _ms(partial(plain, *given), device, time)
         found.append(record)
 
-    layers = {layer.shape.sliding: layer for layer in model.weights.layers}
-    for sliding, layer in layers.items():
-        kind, shape = "sliding" if sliding else "full", layer.shape
+    layer = model.weights.layers[0]
+    kinds = {each.shape.sliding: each for each in model.weights.layers}
+    for sliding, each in kinds.items():
+        kind, shape = "sliding" if sliding else "full", each.shape
         queries = rows(count, shape.groups, shape.kv_heads, shape.head_dim) * shape.head_dim**-0.5
         seen = min(prefix, model.config.sliding_window - 1) if sliding else prefix
         keys, values = (rows(1, shape.kv_heads, seen + count, shape.head_dim) for _ in range(2))
@@ -177,7 +179,7 @@ def between_errors(
             lambda *given: turned(heads_module.turn_heads, *given),
             lambda *given: turned(heads_module.reference, *given),
             raw,
-            layer.qk_norm,
+            each.qk_norm,
             *tables,
             *places,
         )
@@ -215,13 +217,7 @@ def _ms(run: Callable[[], object], device: torch.device, time: Callable[[Callabl
     """Of one call, on CUDA of a graph of `AT_ONCE`."""
     if device.type != "cuda":
         return time(run)
-    run()
-    devices.synchronise(device)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(AT_ONCE):
-            run()
-    return time(graph.replay) / AT_ONCE
+    return time(captured(run, AT_ONCE)) / AT_ONCE
 
 
 def _product_and_gate(x: Tensor, weight: Any) -> Tensor:

@@ -362,3 +362,14 @@ class Bucket:
             visible = torch.cat((canvas, used[:, None] & before), dim=1)
             added = torch.where(visible, 0.0, UNSEEN)[:, None]
             mask.view(count, groups, -1).copy_(added.expand(-1, groups, -1))
+
+
+def captured(run: Callable[[], object], count: int) -> Callable[[], object]:
+    """`count` calls as one CUDA graph, to be replayed: what a call costs inside a step, without its launch."""
+    run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(count):
+            run()
+    return graph.replay
