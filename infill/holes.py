@@ -83,6 +83,7 @@ def placeholders(source: Source) -> list[Hole]:
     if source.tree is None:
         return []
     found: dict[tuple[int, int], Hole] = {}
+    bare: set[int] = set()
     language = source.language
     pattern = re.compile(language.placeholder.encode(), re.DOTALL) if language.placeholder else None
     for node in _captures(source, language.placeholder_kinds):
@@ -95,13 +96,14 @@ def placeholders(source: Source) -> list[Hole]:
         empty = _body_hole(source, node, "placeholder")
         if empty is not None and not source.text[empty.start : empty.end].strip() and not _declares(source, node):
             found.setdefault((empty.start, empty.end), empty)
+            bare.add(empty.start)
     for node in _captures(source, language.comments):
         todo = _todo_hole(source, node)
         if todo is not None:
             found.setdefault((todo.start, todo.end), todo)
     kept: list[Hole] = []
     for _, hole in sorted(found.items(), key=lambda one: (one[0][0], -one[0][1])):
-        if kept and kept[-1].start == kept[-1].end and _only_says(source.text[kept[-1].end : hole.start]):
+        if kept and kept[-1].start == kept[-1].end and _is_one(source.text[kept[-1].end : hole.start], kept[-1], bare):
             kept.pop()  # `# TODO: x` over `pass`, or under a head without a body: one thing to write, not two
         if not kept or hole.start > kept[-1].end:
             kept.append(hole)
@@ -287,6 +289,11 @@ def _declares(source: Source, function: Node) -> bool:
 
 
 _TODO = re.compile(rb"\W*TODO\b")
+
+
+def _is_one(between: bytes, first: Hole, bare: set[int]) -> bool:
+    """Whether two holes are one thing to write; two lines that say TODO are two."""
+    return not between.strip() or (first.start in bare and _only_says(between))
 
 
 def _only_says(text: bytes) -> bool:
