@@ -1,4 +1,4 @@
-"""The layer math of DiffusionGemma, as plain differentiable functions over packed weights.
+"""The layer math of DiffusionGemma, as plain functions over packed weights; differentiable where plain torch runs.
 
 Knows no cache, no files and no sampling: `block` is told how to attend by a callable, so the runtime, which
 writes into a prefix cache, and training, which does not, share every line. Encoder and decoder are the same

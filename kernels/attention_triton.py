@@ -3,10 +3,10 @@
 Knows nothing of models or caches. Imported only where Triton runs: on CUDA, or on a CPU in its interpreter (tests).
 
 torch's kernels give a block of query rows to one program that walks all keys. A canvas of 32 slots is 64 rows for each
-of 8 key heads in a sliding layer of the 26B and 256 rows for each of 2 in a full one: 8 and, in blocks of 32, 16
-programs on 132 SMs. (With a mask torch has no flash attention, and none for heads of 512; its memory-efficient kernel
-takes both, in blocks of 64 and 32 rows. Read off its sources, not measured.) Cut into spans the same work is `WANTED`
-programs, each of a few blocks of keys.
+of 8 key heads in a sliding layer of the 26B and 256 rows for each of 2 in a full one. torch has no flash attention with
+a mask, nor for heads of 512; its memory-efficient kernel takes both, for heads beyond 128 in blocks of 32 rows: 16
+programs on 132 SMs. (Read off its sources, not measured; for heads of 256 cuDNN may come first.) Cut into spans the
+same work is up to `WANTED` programs, each of a few blocks of keys.
 
 1. `attention_kernel`, a program per block of query rows, key head and span: the largest score of every row, the sum of
    the exponentials below it, and the sum of the values weighted with them, in fp32.
@@ -56,9 +56,9 @@ def blocks(width: int) -> Blocks:
 
 def cut(length: int, programs: int, step: int) -> tuple[int, int]:
     """How many spans so many keys are cut into, and how many keys one has, where one span is that many programs."""
-    spans = min(triton.cdiv(length, step), max(1, WANTED // programs))
-    span = triton.cdiv(triton.cdiv(length, spans), step) * step
-    return triton.cdiv(length, span), span
+    spans = min(-(-length // step), max(1, WANTED // programs))
+    span = -(-length // (spans * step)) * step
+    return -(-length // span), span
 
 
 def attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
