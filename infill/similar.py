@@ -20,7 +20,7 @@ LINES = 1000
 """Looked at before the hole, and as many behind it."""
 WIDEST = 400
 """Bytes; a longer line says nothing."""
-REACH = 300
+REACH = 150
 """Lines before and behind the hole that are renamed."""
 
 _HERE = frozenset([b"\n"])

@@ -57,7 +57,7 @@ class Strategy:
     rows: int = 4
     drafts: int = 1
     end_bonus: float = 1.0
-    retrieved: int = 6
+    retrieved: int = 4
     renamed: int = 2
     lengths: tuple[str, ...] = ("p50", "p75")
     told: int = 0
