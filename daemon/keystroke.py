@@ -76,7 +76,7 @@ async def _measure(fills: int) -> tuple[str, dict[str, Any]]:
         "kernels": status.kernels,
         "ms": times.copy(),
         "steps": [one.steps for one in answers],
-        "slots": [one.slots for one in answers],
+        "slots_of_the_fill": [one.slots for one in answers],
     }
     times.sort()
     steps, slots = (sum(getattr(one, name) for one in answers) / len(answers) for name in ("steps", "slots"))
@@ -85,7 +85,7 @@ async def _measure(fills: int) -> tuple[str, dict[str, Any]]:
         f"{status.model} on {status.device}, {status.dtype}, kernels {status.kernels}\n"
         f"{fills} requests, one character typed between two: request to answer p50 {percentile(times, 0.5):.1f} ms, "
         f"p95 {percentile(times, 0.95):.1f} ms, least {times[0]:.1f} ms\n"
-        f"{steps:.1f} steps and {slots:.0f} slots on average, {found} of {fills} with a fill, "
+        f"{steps:.1f} steps a request, {found} of {fills} with a fill, of {slots:.0f} slots on average, "
         f"{sum(one.prefix_reused for one in answers) / max(1, sum(one.prefix_tokens for one in answers)):.0%} of the "
         "prefix known from before"
     )
