@@ -80,7 +80,7 @@ def opened(vsix: Path, **env: str) -> Iterator[Editor]:
             "STOPGAP_RUNTIME_DIR": f"{folder}/run",
             "STOPGAP_STATE_DIR": f"{folder}/state",
             "STOPGAP_CONFIG": f"{folder}/config.toml",
-            "STOPGAP_TEST_BROKEN": f"{folder}/broken",
+            "STOPGAP_TEST_FLAGS": str(folder),
         }
         try:
             with vscode.running(folder, vsix, {**ours, **env}, {}) as window:
@@ -89,6 +89,17 @@ def opened(vsix: Path, **env: str) -> Iterator[Editor]:
         finally:
             for lock in (folder / "run").glob("*.lock"):
                 end_process(lock)
+
+
+@contextmanager
+def flag(window: Editor, name: str) -> Iterator[None]:
+    """Something for the scripted model to heed, meanwhile."""
+    path = window.workspace.parent / name
+    path.touch()
+    try:
+        yield
+    finally:
+        path.unlink()
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +121,9 @@ def test_the_parts_that_need_no_editor(vsix: Path) -> None:
 @pytest.mark.slow
 def test_the_first_keys_of_a_window_are_answered_although_vscode_asks_nobody(window: Editor) -> None:
     window.open("first.py", "def add(left, right):\n    |\n")
-    window.type("return ")  # within a second of the first editor, and the daemon has just been started
-    window.status("loading 50%")
+    with flag(window, "loading"):
+        window.type("return ")  # within a second of the first editor, and the daemon has just been started
+        window.status("loading 50%")
     window.see(GHOST, GHOSTS[0])
 
 
@@ -153,9 +165,10 @@ def test_a_line_of_ghost_text_is_accepted_and_the_rest_stays(window: Editor) -> 
 
 @pytest.mark.slow
 def test_thinking_shows_in_the_status_bar(window: Editor) -> None:
-    window.open("slow.py", "def add(left, right):\n    # slow\n    |\n")
-    window.type("slow return ")
-    window.see(f"{STATUS} .codicon-loading")
+    window.open("slow.py", "def add(left, right):\n    |\n")
+    with flag(window, "thinking"):
+        window.type("return ")
+        window.see(f"{STATUS} .codicon-loading")
     window.see(GHOST, GHOSTS[0])
     window.see(f"{STATUS} .codicon-sparkle")
 
@@ -196,10 +209,9 @@ def test_escape_stops_a_rewrite_and_leaves_no_trace(window: Editor) -> None:
     window.command("Stopgap: Rewrite This Function")
     window.status("/30")
     window.press("Escape")
-    window.miss(LENS)
-    window.command("Stopgap: Why Nothing")
-    window.see(f"{PREVIEW} .view-line", "escape.py, ")
-    assert any("escape.py" in line and ": cancelled" in line for line in window.texts(f"{PREVIEW} .view-line"))
+    window.miss(f"{PREVIEW} .tab")
+    until((window.workspace.parent / "stopped").exists, lambda: "the model goes on")
+    window.do("sleep", ms=500)
     assert not window.texts(LENS)
     assert path.read_text(encoding="utf-8") == FUNCTION.replace("|", "")
 
@@ -332,16 +344,14 @@ def test_a_click_on_the_status_item_opens_a_menu_that_restarts_the_server(window
 
 @pytest.mark.slow
 def test_a_model_that_cannot_be_loaded_shows_in_the_status_bar_and_one_that_can_again(window: Editor) -> None:
-    broken = window.workspace.parent / "broken"
-    broken.touch()
     window.open("broken.py", "def add(left, right):\n    |\n")
-    window.command("Stopgap: Pause")
-    window.status("paused")
-    window.command("Stopgap: Resume")
-    window.type("return ")
-    window.status("error")
-    window.picture("error")
-    broken.unlink()
+    with flag(window, "broken"):
+        window.command("Stopgap: Pause")
+        window.status("paused")
+        window.command("Stopgap: Resume")
+        window.type("return ")
+        window.status("error")
+        window.picture("error")
     window.press("Backspace")
     window.type(" ")
     window.see(GHOST, GHOSTS[0])
@@ -363,6 +373,7 @@ def test_the_first_steps_are_shown_with_their_keys(window: Editor) -> None:
     window.command("Stopgap: First Steps")
     window.see(".getting-started", "First steps with stopgap")
     window.see(".step-title", "Watch a rewrite settle")
+    window.see(".getting-started-step:has-text('The program behind it') .codicon.complete")
     window.picture("first-steps")
 
 
@@ -370,6 +381,7 @@ def test_the_first_steps_are_shown_with_their_keys(window: Editor) -> None:
 def test_the_shipped_model_fills_a_hole_that_still_compiles(vsix: Path) -> None:
     source = (EXTENSION.parent.parent / "examples" / "inventory.py").read_text(encoding="utf-8")
     with opened(vsix) as window:
+        window.set({"stopgap.invokedBudgetMs": 60_000})  # the machine may be busy
         path = window.open("inventory.py", source.replace("# fill here", "|"))
         window.type("r")
         window.press("Alt+\\")

@@ -20,10 +20,9 @@ BODY = "total = sum(values)\n    count = len(values)\n    assert count\n    retu
 """Any function's body, at the first try."""
 LINES = "left:\n        return right"
 """Wherever a line ends in `if ` and the cursor."""
-SLOW_S = 1.5
-"""How long it thinks where a line ends in `slow return `."""
-LOAD_S = 1.0
-"""How long it is half loaded. It cannot be loaded while the file exists that STOPGAP_TEST_BROKEN names."""
+FLAGS = Path(os.environ.get("STOPGAP_TEST_FLAGS", "/nonexistent"))
+"""It goes on loading while `loading` is in this folder, and thinking while `thinking` is; it cannot be loaded while
+`broken` is. It leaves `stopped` there when a rewrite has been cancelled."""
 SECOND_BODY = "return sum(values) / len(values)"
 STEPS, STEP_S = 30, 0.12
 NOISE = "aeinorst(){}=.,+:_0123"
@@ -34,8 +33,8 @@ class ScriptedEngine:
         if request.target == "cursor":
             before = request.source[: request.start]
             texts = GHOSTS if before.endswith(b"return ") else (LINES,) if before.endswith(b" if ") else ()
-            if before.endswith(b"slow return "):
-                time.sleep(SLOW_S)
+            while (FLAGS / "thinking").exists():
+                time.sleep(0.02)
             texts = texts[: request.candidates]
             yield self._outcome(request.start, request.start, texts)
             return
@@ -50,12 +49,17 @@ class ScriptedEngine:
         for step in range(1, STEPS):
             time.sleep(STEP_S)
             if stop():
+                (FLAGS / "stopped").touch()
                 yield Outcome(hole.start, hole.end, hole.node_type, (), stopped="cancelled")
                 return
             noisy = set(order[: len(order) * (STEPS - step) // STEPS])
             drawn = [shuffled.choice(NOISE) if i in noisy else character for i, character in enumerate(text)]
             settled = tuple((i, i + 1) for i in range(len(text)) if i not in noisy)
-            yield Draft(step, STEPS, hole.start, hole.end, "".join(drawn), settled)
+            try:
+                yield Draft(step, STEPS, hole.start, hole.end, "".join(drawn), settled)
+            except GeneratorExit:  # the other way in which a request ends that nobody wants
+                (FLAGS / "stopped").touch()
+                raise
         yield self._outcome(hole.start, hole.end, (text,))
 
     def _outcome(self, start: int, end: int, texts: tuple[str, ...]) -> Outcome:
@@ -72,7 +76,8 @@ class ScriptedEngine:
 
 def load(model: str, *, progress: Callable[[str, float], None], **_: object) -> ScriptedEngine:
     progress("weights", 0.5)
-    time.sleep(LOAD_S)
-    if Path(os.environ["STOPGAP_TEST_BROKEN"]).exists():
+    while (FLAGS / "loading").exists():
+        time.sleep(0.02)
+    if (FLAGS / "broken").exists():
         raise FillError("the weights are not what they were")
     return ScriptedEngine()

@@ -42,9 +42,11 @@ export function activate(context: vscode.ExtensionContext): void {
     on('stopgap.resumeModel', () => here.pause(false)),
     on('stopgap.restart', () => here.restart()),
     on('stopgap.showLog', () => log.show()),
-    on('stopgap.welcome', () =>
-      vscode.commands.executeCommand('workbench.action.openWalkthrough', `${context.extension.id}#start`),
-    ),
+    on('stopgap.welcome', async () => {
+      await vscode.commands.executeCommand('workbench.action.openWalkthrough', `${context.extension.id}#start`);
+      // A context that was set before VS Code read the walkthrough never ticks a step.
+      await vscode.commands.executeCommand('setContext', 'stopgap.found', here.isRunning);
+    }),
     on('stopgap.whyNothing', () => reasons.show(here)),
     on('stopgap.fillHole', () => preview(previews, askHere('hole'))),
     on('stopgap.rewriteFunction', () => preview(previews, askHere('function'))),
