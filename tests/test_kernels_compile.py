@@ -222,6 +222,7 @@ def compiled(capability: int, folder: Path) -> dict[str, int | str]:
     return found
 
 
+@pytest.mark.timeout(1200)  # the first time; a busy machine took four minutes for one of them
 @pytest.mark.parametrize(
     "capability",
     [*ALWAYS, *(pytest.param(one, marks=pytest.mark.slow) for one in SOMETIMES)],
