@@ -28,10 +28,15 @@ from overfitted import (
 from stopgap.infill.engine import InfillEngine
 
 HOLES = 24
-LENGTH_KNOWN = {"node_holes": 0.95, "inside_holes": 0.79}
-LENGTH_FOUND = {"node_holes": 0.87, "inside_holes": 0.87}
+LENGTH_KNOWN = {"node_holes": 0.95, "inside_holes": 0.83}
+LENGTH_FOUND = {"node_holes": 0.91, "inside_holes": 0.83}
+FOUND_BY_NOISE = 0.87
 REPAIRED = 0.87
-"""Least shares of exact fills."""
+"""Least shares of exact fills: what this fixture has, 1.00, 0.88, 0.96, 0.88, 0.92 and 0.92, less one hole of 24.
+
+Wanted are 0.95 and 0.85. What is missed inside words, the model does not know yet: it says all of the answer but for
+the word after the open one, a slot too early.
+"""
 trained = pytest.mark.skipif(
     not (FIXTURE / "packed.safetensors").is_file(), reason="the fixture is not trained yet: python tests/overfit.py"
 )
@@ -65,14 +70,14 @@ def test_holes_are_filled_exactly_when_their_length_is_to_be_found(shipped: Infi
 @trained
 def test_noise_alone_finds_the_length_too(shipped: InfillEngine) -> None:
     known = with_strategy(shipped, SPREAD)
-    assert exact(answers(known, holes(known, node_holes, HOLES))) >= LENGTH_FOUND["node_holes"]
+    assert exact(answers(known, holes(known, node_holes, HOLES))) >= FOUND_BY_NOISE
 
 
 @trained
 def test_eight_steps_do_as_well_as_thirty_two(shipped: InfillEngine, pure: InfillEngine) -> None:
     samples = holes(shipped, node_holes, HOLES)
     few, many = (exact(answers(pure, samples, told=True, max_steps=steps)) for steps in (8, 32))
-    assert abs(few - many) <= 2 / HOLES
+    assert abs(few - many) <= 1 / HOLES
 
 
 @trained
