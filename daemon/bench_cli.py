@@ -54,9 +54,12 @@ def step(
 
 
 def _with_model(model: Path | None, prefix_tokens: int, free_slots: int, repeats: int, threads: int) -> None:
-    from stopgap.infill import bench
     from stopgap.infill.engine import STARTER
 
+    try:
+        from stopgap.infill import bench
+    except ModuleNotFoundError as error:
+        raise InputError(f"the comparison needs {error.name}: pip install transformers") from None
     table = bench.step(
         model or STARTER,
         clock=time.perf_counter,

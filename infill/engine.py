@@ -266,7 +266,10 @@ def load_engine(
         strategy = replace(strategy, context=planned.context)
     progress("weights", 0.1)
     if engine == "transformers":
-        from .reference import load_reference
+        try:
+            from .reference import load_reference
+        except ModuleNotFoundError as error:
+            raise FillError(f"the engine transformers needs {error.name}: pip install transformers") from None
 
         loaded: Model = load_reference(folder, device=where, threads=threads)
     else:

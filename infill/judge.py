@@ -43,7 +43,7 @@ class Judge:
         self.tokenizer, self.gate, self.hole, self.overlap, self.crlf = tokenizer, gate, hole, overlap, crlf
         self.candidates: dict[bytes, Candidate] = {}
         self.ways: dict[bytes, set[str]] = {}
-        """How each text that passed was come by: its origins up to a comma, behind which they say what was made of it."""
+        """How each text that passed was come by: its origins up to a comma; behind it is what was made of it."""
         self._verdicts: dict[bytes, tuple[Verdict, bytes]] = {}
 
     def text(self, ids: Sequence[int]) -> bytes:
@@ -60,7 +60,7 @@ class Judge:
         verdict, text = self._judged(self.text(ids))
         if not verdict.ok:
             return None
-        self.ways.setdefault(text, set()).add(origin.split(",")[0])
+        self.ways.setdefault(text, set()).add(origin.partition(",")[0])
         known = self.candidates.get(text)
         if known is not None and known.score >= score:
             return None

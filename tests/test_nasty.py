@@ -1,4 +1,4 @@
-"""Fills meant to do harm, in 21 languages: whatever of them the gate offers, a reader that shares nothing with it takes.
+"""Fills meant to do harm, in 21 languages: what the gate offers of them, a reader that shares nothing with it takes.
 
 A case is `=== language`, the text with ‸ for the cursor, and after `---` one fill per line with `\\n` for a line
 break; the first is harmless and has to be offered.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_models import build, random_shape, save
 
+from stopgap.infill.contract import FillError
+from stopgap.infill.engine import load_engine
 from stopgap.infill.model import Model, ModelError
 from stopgap.infill.reference import load_reference
 from stopgap.infill.weights import load_model
@@ -50,3 +54,19 @@ def test_a_folder_without_weights_is_one_line(tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="transformers cannot load"):
         load_reference(folder, threads=1)
+
+
+def test_the_comparison_says_what_it_needs_where_transformers_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.delitem(sys.modules, "stopgap.infill.reference")
+    with pytest.raises(FillError, match="needs transformers: pip install transformers"):
+        load_engine(
+            "starter",
+            engine="transformers",
+            device="cpu",
+            threads=1,
+            clock=time.monotonic,
+            progress=lambda *_: None,
+        )
