@@ -80,7 +80,7 @@ class InfillEngine:
         self.context = min(self.strategy.context, longest)
         self._documents: OrderedDict[str, _Document] = OrderedDict()
         self.pace = Pace()
-        self.ranking = ranking.shipped()
+        self.ranking = ranking.on_card(card)
         self.loop: Loop | None = None
         if graph.chosen() == "device":
             if not model.joins:

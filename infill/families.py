@@ -81,7 +81,6 @@ class Instructed:
     instructions = True
     delete: int | None = None
     # A few thousand tokens, as its recall falls off behind (MRCR at 128k: 32 %); ends need no help. Not measured yet.
-    # The weights of "fitted" are the starter's.
     strategy = Strategy(context=3072, tail=96, end_bonus=0.0, retrieved=1, renamed=0, finalists=8, rank="causal")
 
     def __init__(self, tokenizer: Tokenizer) -> None:

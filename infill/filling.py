@@ -100,11 +100,12 @@ class Filling:
         delete: int | None,
         bytes_per_token: float,
         pace: Pace,
-        ranking: Ranking,
+        ranking: Ranking | None,
         loop: Loop | None = None,
     ) -> None:
         """`bytes_per_token` is that of the text before the hole; `delete` as in `families.Family`; `loop` denoises on
-        the device, else the host does it step by step; `pace` outlives the request; `ranking` is for "fitted"."""
+        the device, else the host does it step by step; `pace` outlives the request; `ranking` is for
+        "fitted", which is "causal" without."""
         self.model, self.tokenizer, self.strategy = model, tokenizer, strategy
         self.request, self.hole, self.prompt, self.judge = request, hole, prompt, judge
         self.clockwork, self.delete = clockwork, None if strategy.told else delete
@@ -499,7 +500,7 @@ class Filling:
 
     def _worth(self, candidate: Candidate, likely: Sequence[float]) -> float:
         """Where a fill ranks; `likely` are the log-probabilities of its tokens and its end."""
-        if self.strategy.rank == "fitted" and self.one_line:
+        if self.strategy.rank == "fitted" and self.ranking and self.one_line:
             text, ways = self._core(candidate.text), self.judge.ways[candidate.text]
             return self.ranking.rank(self.page, text, len(ways), likely)
         return sum(likely) / math.pow(len(likely), self.strategy.rank_length)

@@ -1,17 +1,16 @@
 """Which fill comes first: a weighted sum of what the model and the file say for it.
 
-The likelihood alone overrates what is easy to say and forgets what the file says in like places. The weights are
-data (`data/ranking.json`), fitted by `tests/fit_ranking.py` on held-out code. Knows no tensors, tokens or syntax.
+The likelihood alone overrates what is easy to say and forgets what the file says in like places. How much either is
+worth depends on the model: the weights are on its card, fitted by `tests/fit_ranking.py` on held-out code. Knows no
+tensors, tokens or syntax.
 """
 
 from __future__ import annotations
 
-import functools
-import json
 import math
 from collections.abc import Mapping, Sequence
-from importlib import resources
 
+from .contract import FillError
 from .similar import MOST_ALIKE, Page, first_line
 
 FEATURES: Mapping[str, str] = {
@@ -51,7 +50,11 @@ class Ranking:
         return sum(weight * value for weight, value in zip(self.weights, given, strict=True))
 
 
-@functools.cache
-def shipped() -> Ranking:
-    text = resources.files("stopgap.infill").joinpath("data/ranking.json").read_text(encoding="utf-8")
-    return Ranking(json.loads(text)["weights"])
+def on_card(card: Mapping[str, object]) -> Ranking | None:
+    """The weights fitted to the model of this card, `{"ranking": {feature: weight}}`; None where it has none."""
+    weights = card.get("ranking")
+    if weights is None:
+        return None
+    if not isinstance(weights, Mapping) or set(weights) != set(FEATURES):
+        raise FillError(f"stopgap.json: ranking must give one weight for each of {', '.join(FEATURES)}")
+    return Ranking({name: float(weights[name]) for name in FEATURES})

@@ -42,6 +42,7 @@ class Strategy:
     rank_length    what a fill's log-probability is divided by, as a power of its tokens: 1 is the mean, 0 the sum
     rank           "causal": likelihood of the fill and its end through the encoder; "canvas": the denoiser's own;
                    "fitted": a weighted sum of the first and of what the file says (`ranking`) where a line is missing
+                   and the model's card has the weights, else "causal"
     """
 
     schedule: Schedule = field(default_factory=Schedule)

@@ -1,6 +1,6 @@
-"""Fits the weights by which fills are ranked (`infill/data/ranking.json`) on held-out code, never on what is reported.
+"""Fits the weights by which a model's fills are ranked on held-out code, never on what is reported.
 
-    python -P tests/fit_ranking.py FOLDER… --pools FILE [--model FOLDER] [--out infill/data/ranking.json]
+    python -P tests/fit_ranking.py FOLDER… --pools FILE [--model FOLDER] [--write]
 
 Fills holes with the model and keeps of each fill its features and how near it comes to the truth, one line a hole in
 `--pools` (a killed run goes on there; remove it for another model). Then the weights are those of a softmax over the
@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from stopgap.infill import cuts
 from stopgap.infill.contract import FillError, Outcome
-from stopgap.infill.engine import InfillEngine, load_engine
+from stopgap.infill.engine import STARTER, InfillEngine, load_engine
+from stopgap.infill.files import write_whole
 from stopgap.infill.metrics import similarity
 from stopgap.infill.ranking import FEATURES, Ranking, features
 from stopgap.infill.scoring import Contender, put_in
@@ -134,11 +135,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--pools", type=Path, required=True)
-    parser.add_argument("--model", default="starter")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--model", type=Path, default=STARTER)
+    parser.add_argument("--write", action="store_true", help="put the weights on the model's card, stopgap.json")
     asked = parser.parse_args()
     engine = load_engine(
-        asked.model, engine="stopgap", device="cpu", threads=1, clock=time.process_time, progress=lambda *_: None
+        str(asked.model), engine="stopgap", device="cpu", threads=1, clock=time.process_time, progress=lambda *_: None
     )
     pools = gathered(engine, asked.folders, asked.pools)
     likely = np.array([float(name == "likely") for name in FEATURES])
@@ -152,9 +153,10 @@ def main() -> None:
         print(f"{name:18} exact {exact:5.1f} %  similarity {alike:5.1f} %")
     weights = {name: round(float(weight), 3) for name, weight in zip(FEATURES, fitted(pools), strict=True)}
     print(json.dumps(weights, indent=1))
-    if asked.out:
-        made = f"tests/fit_ranking.py on {len(pools)} holes of {len({pool.file for pool in pools})} held-out modules"
-        asked.out.write_text(json.dumps({"made by": made, "weights": weights}, indent=1) + "\n", encoding="utf-8")
+    if asked.write:
+        card = asked.model / "stopgap.json"
+        made = json.loads(card.read_text(encoding="utf-8")) | {"ranking": weights}
+        write_whole(card, json.dumps(made, indent=2) + "\n")
 
 
 if __name__ == "__main__":

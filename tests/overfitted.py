@@ -34,14 +34,11 @@ PYTHON = LANGUAGES["python"]
 WIDEST = 36
 """Slots of the widest hole asked for: one canvas with room for some of what follows."""
 
-PURE = Strategy(drafts=0, retrieved=0)
+PURE = Strategy(drafts=0, retrieved=0, renamed=0)
 """Diffusion from noise alone."""
 SPREAD = replace(PURE, lengths=("p50", "p75", "p90", "p99"))
 """The same where no length is told. The quantiles are those of all Python, and noise never grows: two holes in five of
 this text are wider than p75, the widest the shipped strategy tries beside its drafts."""
-CAUSAL = replace(Strategy(), rank="causal")
-"""Every way there is to a fill, the likeliest first. The weights of "fitted" are those of a starter that knows little:
-they put a line that is elsewhere in the file before what a model that knows the text says."""
 
 
 def load(folder: Path = FIXTURE, strategy: Strategy | None = None) -> InfillEngine:
@@ -183,14 +180,13 @@ def main() -> None:
     given = reader.parse_args()
     torch.set_num_threads(1)
     shipped = load(given.model)
-    pure, spread, causal = (with_strategy(shipped, one) for one in (PURE, SPREAD, CAUSAL))
+    pure, spread = (with_strategy(shipped, one) for one in (PURE, SPREAD))
     for name, kind in (("nodes, lines, rests, bodies", node_holes), ("from inside a word", inside_holes)):
         samples = holes(shipped, kind, given.holes)
         rows = [
             ("noise, true length", answers(pure, samples, told=True)),
             ("noise, length unknown", answers(spread, samples)),
-            ("all ways, the likeliest", answers(causal, samples)),
-            ("all ways, starter's ranking", answers(shipped, samples)),
+            ("all ways", answers(shipped, samples)),
             ("noise, true length, 8 steps", answers(pure, samples, told=True, max_steps=8)),
             ("noise, true length, 32 steps", answers(pure, samples, told=True, max_steps=32)),
         ]

@@ -9,6 +9,7 @@ from scripted import ScriptedModel, byte_tokenizer
 
 from stopgap.infill.contract import Draft, FillError, FillRequest, Outcome
 from stopgap.infill.engine import InfillEngine, told_length
+from stopgap.infill.ranking import FEATURES
 from stopgap.infill.sampler import Schedule
 from stopgap.infill.strategy import Strategy
 
@@ -34,6 +35,9 @@ class StepClock:
         self.now += self.step
 
 
+WEIGHTS = dict.fromkeys(FEATURES, 0.0) | {"likely": 0.1, "alike": 2.0}
+
+
 class Bench:
     """An engine over a scripted model, and the one way the tests call it."""
 
@@ -46,7 +50,7 @@ class Bench:
         self.model = ScriptedModel(tokenizer.encode(truth.encode()), **script)  # type: ignore[arg-type]
         clock = StepClock(0.010)
         self.model.on_step = clock.tick
-        card: dict[str, object] = {"name": "scripted", "family": "infill", "canvas_length": canvas}
+        card = {"name": "scripted", "family": "infill", "canvas_length": canvas, "ranking": WEIGHTS}
         self.engine = InfillEngine(
             self.model,  # type: ignore[arg-type]
             tokenizer,

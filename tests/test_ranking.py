@@ -1,9 +1,12 @@
-"""What speaks for a fill besides its likelihood, and the weights that are shipped."""
+"""What speaks for a fill besides its likelihood, and the weights on a model's card."""
+
+import json
 
 import pytest
 
-from stopgap.infill import ranking
-from stopgap.infill.ranking import FEATURES, Ranking, features
+from stopgap.infill.contract import FillError
+from stopgap.infill.engine import STARTER
+from stopgap.infill.ranking import FEATURES, Ranking, features, on_card
 from stopgap.infill.similar import Page
 
 PAGE = Page(b"open()\nread()\nclose()\n\nopen()\n", b"\nclose()\n")
@@ -49,9 +52,16 @@ def test_fills_are_ranked_by_the_weighted_sum() -> None:
     assert made.rank(PAGE, b"write()", 1, (-0.5,)) == -0.5
 
 
-def test_the_shipped_weights_name_the_features_and_trust_the_model_and_like_places() -> None:
-    weights = dict(zip(FEATURES, ranking.shipped().weights, strict=True))
+def test_the_starters_card_has_weights_that_trust_the_model_and_like_places() -> None:
+    made = on_card(json.loads((STARTER / "stopgap.json").read_text()))
+    assert made is not None
+    weights = dict(zip(FEATURES, made.weights, strict=True))
     assert weights["likely"] > 0 and weights["alike"] > 0
-    assert ranking.shipped().rank(PAGE, b"read()", 1, (-2.0, -2.0)) > ranking.shipped().rank(
-        PAGE, b"write()", 1, (-2.0, -2.0)
-    )
+    assert made.rank(PAGE, b"read()", 1, (-2.0, -2.0)) > made.rank(PAGE, b"write()", 1, (-2.0, -2.0))
+
+
+def test_a_card_without_weights_leaves_it_to_the_likelihood_and_one_with_wrong_ones_says_what_is_missing() -> None:
+    assert on_card({"name": "other"}) is None
+    for weights in ({"likely": 1.0}, [1.0]):
+        with pytest.raises(FillError, match="one weight for each of likely, length, found"):
+            on_card({"ranking": weights})
