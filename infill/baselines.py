@@ -1,7 +1,8 @@
 """What no model at all would answer, as engines: a fill has to beat these to be worth a wait.
 
 Three ways to copy from the text before the hole: a random line, the previous line, and the line that stands in
-the most similar surroundings. They check nothing, so their fills may break a file; `Gated` puts the gate that
+the most similar surroundings. A fourth takes that from behind the hole as well, as the engine's own seeds do: what
+the model adds is what is above it. They check nothing, so their fills may break a file; `Gated` puts the gate that
 the engine has in front of them, which is the fairer comparison.
 """
 
@@ -16,15 +17,16 @@ from .contract import Draft, Engine, EngineInfo, Fill, FillRequest, Outcome
 from .holes import locate
 from .languages import by_name
 from .metrics import similarity
+from .similar import Page
 from .source import parse
 from .syntax import Gate
 
-Choice = Literal["random line", "previous line", "retrieval"]
+Choice = Literal["random line", "previous line", "retrieval", "retrieval, both sides"]
 LOOK_BACK = 600  # lines
 
 
 class Copier:
-    """An engine that copies an earlier line of the same file.
+    """An engine that copies another line of the same file.
 
     A hole that begins on a fresh line gets a whole line (with its line end, unless the suffix brings one); one
     that begins inside a line gets the part of the earlier line that follows the best match of what stands
@@ -40,13 +42,17 @@ class Copier:
         begun = self._clock()
         prefix = request.source[: request.start].decode("utf-8", "replace")
         suffix = request.source[request.end :].decode("utf-8", "replace")
-        text = self._text(prefix, suffix, random.Random(f"{request.seed}:{request.start}"))
+        if self._choice == "retrieval, both sides":
+            found = Page(request.source[: request.start], request.source[request.end :]).similar(1)
+            text = found[0].text.decode("utf-8", "replace") if found else ""
+        else:
+            text = self._text(prefix, suffix, random.Random(f"{request.seed}:{request.start}"))
         yield Outcome(
             start=request.start,
             end=request.end,
             node_type="",
             fills=(Fill(text, score=0.0, checked=False),) if text else (),
-            reason="" if text else "nothing before the hole to copy",
+            reason="" if text else "nothing in the file to copy",
             milliseconds=(self._clock() - begun) * 1000,
             model=self._choice,
         )

@@ -86,9 +86,9 @@ def line_up(
         rows = rows or [Contender(name, engine)]
     rows += extra
     if with_baselines:
-        choices: tuple[baselines.Choice, ...] = ("retrieval", "previous line", "random line")
+        choices: tuple[baselines.Choice, ...] = ("retrieval, both sides", "retrieval", "previous line", "random line")
         copiers = {choice: baselines.Copier(choice, clock) for choice in choices}
-        rows.append(Contender("retrieval, gated", baselines.Gated(copiers["retrieval"])))
+        rows += [Contender(f"{choice}, gated", baselines.Gated(copiers[choice])) for choice in choices[:2]]
         rows += [Contender(choice, copier) for choice, copier in copiers.items()]
     if not rows:
         raise EvalError("nothing to evaluate: give an engine or keep the baselines")

@@ -69,6 +69,11 @@ def test_the_random_line_depends_on_the_seed_only() -> None:
     assert len(seen) > 4 and fill("random line", marked, 3) == fill("random line", marked, 3)
 
 
+def test_a_like_place_behind_the_hole_counts_where_both_sides_are_looked_at() -> None:
+    marked = "def a(x):\n    open(x)\n    |\n    close(x)\n\n\ndef b(x):\n    open(x)\n    read(x)\n    close(x)\n"
+    assert fill("retrieval, both sides", marked) == "read(x)"
+
+
 @pytest.mark.parametrize("choice", ["random line", "previous line", "retrieval"])
 def test_nothing_before_the_hole_means_nothing_is_offered(choice: Choice) -> None:
     assert fill(choice, "|") == "" == fill(choice, "\n\n  |x\n")

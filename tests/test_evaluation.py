@@ -200,7 +200,7 @@ def test_files_are_complete_and_readable(tree: Path, tmp_path: Path) -> None:
         "fills.md",
         "plot.svg",
     }
-    assert len(json.loads((out / "report.json").read_text())["rows"]) == len(result.rows) == 6
+    assert len(json.loads((out / "report.json").read_text())["rows"]) == len(result.rows) == 8
     assert ET.fromstring((out / "plot.svg").read_text()).tag.endswith("svg")
     fills = (out / "fills.md").read_text()
     group = max({sample.group for sample in samples}, key=lambda g: sum(s.group == g for s in samples))
