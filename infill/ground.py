@@ -47,6 +47,8 @@ class _Limit:
     marks: tuple[Mark, ...]
     reads: int
     """How far the language's own reader gets with an innocent fill in the hole."""
+    places: tuple[tuple[int, int], ...] = ()
+    """Where the flaws are, in the text without the hole."""
 
 
 class Ground:
@@ -167,7 +169,7 @@ class Ground:
         marks = self._marks(text, tree, self.hole.start + len(fill))
         near = self._near(text, found, len(fill)) if found else False
         level = pythonic.NOT if near else self._read(text, tree, len(fill))  # with a flaw beside it there is no use
-        return _Limit(len(found), self._size(found, len(fill)), near, marks, level)
+        return _Limit(len(found), self._size(found, len(fill)), near, marks, level, self._places(found, len(fill)))
 
     def _near(self, text: bytes, found: Sequence[Flaw], size: int) -> bool:
         low = len(text[: line_start(text, self.hole.start)].rstrip())
@@ -194,7 +196,8 @@ class Ground:
             marks = tuple(
                 replace(mark, offset=mark.offset + end - self.hole.end) for mark in self._marks(text, tree, end + moved)
             )
-            yield _Limit(len(found), sum(one.end - one.start for one in found), False, marks, level)
+            size = sum(one.end - one.start for one in found)
+            yield _Limit(len(found), size, False, marks, level, self._places(found, moved + end - start))
             if not found:
                 return
 
@@ -202,6 +205,11 @@ class Ground:
         """Bytes in flaws; where one goes around the hole, the hole's own are not counted."""
         start, end = self.hole.start, self.hole.start + size
         return sum(one.end - one.start - (size if one.start <= start and one.end >= end else 0) for one in found)
+
+    def _places(self, found: Sequence[Flaw], size: int) -> tuple[tuple[int, int], ...]:
+        """Flaws as ranges of the text without the hole, where `size` bytes are in it."""
+        start = self.hole.start
+        return tuple((min(a, max(start, a - size)), min(b, max(start, b - size))) for a, b in ((one.start, one.end) for one in found))
 
     # ---- after ------------------------------------------------------------------------------------------
 
@@ -233,13 +241,18 @@ class Ground:
             one for one in found if one.start <= end and one.end >= start and not (one.start < start and one.end > end)
         ]
         limit = self.limit
-        if not touching and len(found) <= limit.count and self._size(found, len(fill)) <= limit.size:
+        fewer = len(found) <= limit.count and self._size(found, len(fill)) <= limit.size
+        if not touching and fewer and self._known(self._places(found, len(fill))):
             return None
         a = max(min((one.start for one in touching), default=end), start) - start
         b = min(max((one.end for one in touching), default=start), end) - start
         missing = next((one.kind for one in touching if one.start == one.end), "")
         reason = f"a syntax error: {missing} is missing" if missing else "a syntax error"
         return Verdict(False, reason, (a, b) if a < b else None)
+
+    def _known(self, places: Sequence[tuple[int, int]]) -> bool:
+        """Whether flaws lie in those that are there without the fill: fewer may still be others."""
+        return all(any(a <= start and end <= b for a, b in self.limit.places) for start, end in places)
 
     def _swallowed(self, text: bytes, tree: Tree, fill: bytes) -> Verdict | None:
         """What stands behind the hole must stay in the string, comment, statement or body it was in.

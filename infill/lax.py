@@ -18,7 +18,9 @@ _OPTIONAL = VOID | frozenset(
 )
 """Elements of HTML that may do without an end tag."""
 _SHELL = frozenset(b"then else elif fi do done esac".split())
-_RUBY = frozenset(b"when then elsif do rescue ensure in".split())
+_RUBY = frozenset(b"when then elsif do rescue ensure in end".split())
+_NAMED = frozenset((".", "&.", "::", "def", "alias"))
+"""What stands before the name of a method, which may be a word of the language."""
 _PHP = frozenset(b"else endif endfor endforeach endwhile endswitch".split())
 _DIRECTIVES = frozenset(b"#else #elif #elifdef #elifndef #endif".split())
 _LEAVING = frozenset(("break_statement", "continue_statement", "break_expression", "continue_expression"))
@@ -69,7 +71,8 @@ def _page(_language: Language, node: Node, text: bytes) -> str:
 
 
 def _ruby(_language: Language, node: Node, text: bytes) -> str:
-    if node.type == "identifier" and text in _RUBY:
+    above = node.prev_sibling
+    if node.type == "identifier" and text in _RUBY and (above is None or above.type not in _NAMED):
         return "a reserved word stands alone"
     if node.type == "uninterpreted":
         return "turns what follows into data"

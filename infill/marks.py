@@ -80,4 +80,5 @@ def _holds(language: Language, node: Node) -> bool:
         or kind in language.arguments
         or kind in language.parameters
         or kind.endswith(("_statement", "_clause", "_definition", "_declaration", "_item"))
+        or any(last.type in language.closers for last in node.children[-1:])
     )

@@ -93,8 +93,8 @@ def grow(
     """The tree of `text[window]`, from an edited `old` tree where given; None when the budget ran out."""
     parser = languages.parser(language)
     if window != (0, len(text)):
-        a, b = window
-        parser.included_ranges = [tree_sitter.Range(point(text, a), point(text, b), a, b)]
+        ranges = [*_opened(text, language, window[0]), window]
+        parser.included_ranges = [tree_sitter.Range(point(text, a), point(text, b), a, b) for a, b in ranges]
     if budget_ms is None or clock is None:
         return parser.parse(text, old) if old is not None else parser.parse(text)
     until = clock() + budget_ms / 1000
@@ -111,6 +111,12 @@ def grow(
         return parser.parse(read, progress_callback=late)
     except ValueError:  # "Parsing failed": what py-tree-sitter makes of a cancelled parse
         return None
+
+
+def _opened(text: bytes, language: Language, at: int) -> list[tuple[int, int]]:
+    """Where PHP is opened for what begins at `at`: without the tag a part of a file is text, whatever stands in it."""
+    start = text.rfind(b"<?php", 0, at) if language.name == "php" else -1
+    return [(start, start + 5)] if start > text.rfind(b"?>", 0, at) else []
 
 
 def splice(source: Source, start: int, end: int, fill: bytes) -> tuple[bytes, tuple[int, int], Tree | None]:
