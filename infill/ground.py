@@ -103,6 +103,8 @@ class Ground:
         for low, high in reversed(around):
             if low < first or high > last or (low, high) == (first, last):
                 continue
+            if self.source.language.name == "php" and self.source.text[low : low + 1].isspace():
+                continue  # may be of a class, whose members its grammar takes nowhere else
             tree = self._parse(self.source.text, (low, high), None)
             if tree is not None:
                 part = replace(self.source, tree=tree, window=(low, high))
@@ -110,6 +112,15 @@ class Ground:
                 if not ground.limit.count:
                     return ground
         return None
+
+    def astray(self, part: Ground) -> bool:
+        """Whether the hole is in a string that a lost quote has made: by the whole file, and not by the `part`."""
+        kinds = [self._kind_before(one.source.tree) for one in (self, part)]
+        return kinds == ["a string", "code"]
+
+    def _kind_before(self, tree: Tree | None) -> str:
+        at = max(0, self.hole.start - 1)
+        return owners(self.source.language, self.source.text, tree, at, at)[0] if tree is not None else ""
 
     # ---- before -----------------------------------------------------------------------------------------
 
@@ -197,7 +208,7 @@ class Ground:
                 replace(mark, offset=mark.offset + end - self.hole.end) for mark in self._marks(text, tree, end + moved)
             )
             size = sum(one.end - one.start for one in found)
-            yield _Limit(len(found), size, False, marks, level, self._places(found, moved + end - start))
+            yield _Limit(len(found), size, False, marks, level, self._places(found, moved))
             if not found:
                 return
 
@@ -208,8 +219,11 @@ class Ground:
 
     def _places(self, found: Sequence[Flaw], size: int) -> tuple[tuple[int, int], ...]:
         """Flaws as ranges of the text without the hole, where `size` bytes are in it."""
-        start = self.hole.start
-        return tuple((min(a, max(start, a - size)), min(b, max(start, b - size))) for a, b in ((one.start, one.end) for one in found))
+
+        def back(at: int) -> int:
+            return min(at, max(self.hole.start, at - size))
+
+        return tuple((back(one.start), back(one.end)) for one in found)
 
     # ---- after ------------------------------------------------------------------------------------------
 

@@ -51,6 +51,12 @@ class Gate:
         near = whole.sound_part() if whole.limit.count else None
         return [whole, near] if near is not None else [whole]
 
+    @cached_property
+    def _astray(self) -> Verdict | None:
+        """A quote that is lost above makes strings of code: what a fill does to the file cannot be told there."""
+        whole, *near = self._grounds
+        return Verdict(False, "a string above is not closed") if near and whole.astray(near[0]) else None
+
     def check(self, fill: bytes, *, complete: bool = True) -> Verdict:
         """The verdict on a fill as it would go into the file (`Hole.wrap` applied).
 
@@ -90,7 +96,7 @@ class Gate:
             if verdict.mends:  # then no new flaw can hide among others
                 return Verdict(True)
             verdict = None if verdict.ok else verdict
-        return verdict or Verdict(True)
+        return verdict or self._astray or Verdict(True)
 
     def _repeated(self, fill: bytes) -> Verdict | None:
         size = self._overlap(fill)

@@ -231,7 +231,7 @@ def gate_up_kernel(
     tile = tl.program_id(0)
     if tl.load(table + tile * 3 + 2) == 0:
         return
-    expert, place, live = pairs_of(table, tile, ROWS)
+    expert, place, live = pairs_of(table, tile, ROWS)  # pyright: ignore[reportGeneralTypeIssues]
     token = tl.load(order + place, mask=live, other=0) // TOP_K
     start = tl.program_id(1) * COLUMNS
     both = tl.arange(0, 2 * COLUMNS)
@@ -299,7 +299,7 @@ def down_kernel(
     tile = tl.program_id(0)
     if tl.load(table + tile * 3 + 2) == 0:
         return
-    expert, place, live = pairs_of(table, tile, ROWS)
+    expert, place, live = pairs_of(table, tile, ROWS)  # pyright: ignore[reportGeneralTypeIssues]
     output = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
     if UNIT:
         COUNT: tl.constexpr = (HIDDEN + UNIT - 1) // UNIT
