@@ -1,4 +1,4 @@
-"""The sizes that whole denoising steps come in, and what one takes beside weights and prefix caches. Knows no torch."""
+"""The sizes that prefix caches and whole denoising steps come in, and what a step takes besides. Knows no torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from .model_config import ModelConfig
 
 SLOTS, ROWS, CAPACITIES = (16, 32, 64, 128, 256), (1, 2, 4), (512, 1024, 2048, 4096, 8192)
 """Sizes of canvases, batches and prefixes; what is larger than the last is doubled until it fits."""
+SLACK, GROWTH = 1024, 256
+"""Tokens of a prefix that sliding layers keep behind their window, so that it can be cut back by as many and go on; and
+how many more it may take before the oldest are dropped."""
 
 
 class Size(NamedTuple):
@@ -32,6 +35,19 @@ def seen(config: ModelConfig, sliding: bool, length: int) -> int:
 def seen_capacity(config: ModelConfig, sliding: bool, capacity: int) -> int:
     """Room for as many, in eights: torch's attention wants the lines of a mask to begin at a multiple of 16 bytes."""
     return -(-seen(config, sliding, capacity) // 8) * 8
+
+
+def kept(config: ModelConfig, scratch: int) -> int:
+    """Prefix tokens that a sliding layer always has: its window, the token itself, and what may be cut off again.
+
+    Drafts and settled canvases are cut off again too; they fit into the `scratch` slots that a canvas may take."""
+    return config.sliding_window + max(SLACK, scratch)
+
+
+def cache_slots(config: ModelConfig, sliding: bool, capacity: int, scratch: int) -> int:
+    """Slots of a prefix cache in one layer, for `capacity` prompt tokens and `scratch` canvas slots."""
+    slots = min(capacity + scratch, config.max_positions)
+    return min(slots, kept(config, scratch) + GROWTH + scratch) if sliding else slots
 
 
 def room_bytes(config: ModelConfig, size: Size, itemsize: int) -> int:

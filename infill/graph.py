@@ -28,7 +28,7 @@ from torch import Tensor
 from stopgap.kernels.head import Held, Philox
 
 from . import device_loop
-from .buckets import Size, seen, seen_capacity
+from .buckets import Size, seen_capacity
 from .canvas import Row
 from .device_loop import Reading
 from .layers import Tables, rope_tables
@@ -203,11 +203,9 @@ class _Room:
         """Copy the prefix in, unless it is there."""
         if self._cache is not None and self._cache() is cache and self._ids == cache.ids:
             return
-        length = len(cache)
-        for shape, own, theirs in zip(self.config.layers, self.layers, cache.layers, strict=True):
-            count = seen(self.config, shape.sliding, length)
+        for own, theirs in zip(self.layers, cache.visible(), strict=True):
             for place, stored in zip(own, theirs, strict=True):
-                place[:, self.tokens : self.tokens + count].copy_(stored[:, length - count : length])
+                place[:, self.tokens : self.tokens + stored.shape[1]].copy_(stored)
         self._cache, self._ids = weakref.ref(cache), list(cache.ids)
 
 

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from .buckets import Size, bucket_bytes, room_bytes
+from .buckets import Size, bucket_bytes, cache_slots, room_bytes
 from .model_config import ModelConfig, ModelError
 from .strategy import Strategy
 
@@ -27,6 +27,8 @@ STEP = 64
 """Context limits are multiples of this."""
 TEMPLATE = 256
 """Prompt tokens beyond the context: an instruction follower's turns and task, with room for the user's words."""
+SPARE = 256
+"""Tokens by which a prompt may grow before its document needs a larger prefix cache."""
 
 _DATA = Path(__file__).parent / "data"
 _GROUP = 64
@@ -126,11 +128,12 @@ def weight_bytes(config: ModelConfig, storage: Storage) -> int:
     )
 
 
-def cache_bytes(config: ModelConfig, tokens: int, itemsize: int) -> int:
-    """Keys and values of `tokens` prompt tokens and canvas slots in all layers (sliding ones keep every token too)."""
-    each = sum(2 * shape.kv_heads * shape.head_dim for shape in config.layers)
-    turns = sum({(shape.sliding, shape.head_dim): 2 * shape.head_dim for shape in config.layers}.values())
-    return (each + turns) * itemsize * min(tokens, config.max_positions)
+def cache_bytes(config: ModelConfig, capacity: int, scratch: int, itemsize: int) -> int:
+    """A `prefix.PrefixCache` for `capacity` prompt tokens and `scratch` canvas slots, its rotary tables included."""
+    slots = {sliding: cache_slots(config, sliding, capacity, scratch) for sliding in (False, True)}
+    each = sum(2 * shape.kv_heads * shape.head_dim * slots[shape.sliding] for shape in config.layers)
+    turns = sum(2 * width * slots[False] for _, width in {(shape.sliding, shape.head_dim) for shape in config.layers})
+    return (each + turns) * itemsize
 
 
 def canvas_bytes(config: ModelConfig, strategy: Strategy, itemsize: int, *, fused: bool = False) -> int:
@@ -225,8 +228,8 @@ def plan(
     """
 
     def at(context: int) -> Plan:
-        slots = context + TEMPLATE + strategy.longest + strategy.scratch
-        one = cache_bytes(config, slots, itemsize)
+        capacity = context + TEMPLATE + strategy.longest + SPARE
+        one = cache_bytes(config, capacity, strategy.scratch, itemsize)
         caches = one + max(one, cache_budget)
         loop, captured = 0, device == "cuda"
         if looped:
