@@ -78,6 +78,7 @@ class Loop:
         self._room: _Room | None = None
         self._buckets: dict[tuple[Size, int | None], Bucket] = {}
         self._pool: Any = None  # of memory, shared by all graphs
+        self._holder: object = None  # whose rows are on the device
 
     @property
     def how(self) -> str:
@@ -93,7 +94,7 @@ class Loop:
     def drop(self) -> None:
         """Give the memory back; it is taken again, and graphs are captured again, when a fill wants them."""
         self._buckets.clear()
-        self._room = self._pool = None
+        self._room = self._pool = self._holder = None
 
     def prepare(self, sizes: Sequence[Size], delete: int | None = None) -> None:
         """Capture graphs before they are needed, the largest first: smaller ones then fit into its memory."""
@@ -117,20 +118,26 @@ class Loop:
         """Denoise `rows` in place, as `sampler.denoise`: yields the number of every step taken in.
 
         `noise` seeds the device's own. On CUDA the step after the one that is reported is under way already, so that
-        the device never waits for the host; one step is wasted at the end, and one when the caller stops.
+        the device never waits for the host; one step is wasted at the end, and one when the caller stops. Between two
+        steps other rows may be denoised, of a keystroke while a rewrite waits: these are then put on the device again.
         """
         for row in rows:
             row.done = row.done or not any(row.free)
         if all(row.done for row in rows):
             return
         slots = max(len(row.hole) + len(row.tail) for row in rows)
-        bucket = self._bucket(Size.of(len(rows), slots, len(cache)), delete)
-        seed = noise()
-        bucket.start(cache, rows, schedule, seed << 20 ^ noise(), banned)
-        ahead = 1 if bucket.graph is not None else 0
+        size, me, seed = Size.of(len(rows), slots, len(cache)), object(), noise()
+        seed = seed << 20 ^ noise()
         under_way: deque[_Flight] = deque()
-        launched = 0
+        launched, bucket = 0, self._bucket(size, delete)
         for number in range(1, schedule.max_steps + 1):
+            if self._holder is not me:
+                bucket = self._bucket(size, delete)
+                bucket.start(cache, rows, schedule, seed, banned, step=number)
+                self._holder = me
+                under_way.clear()
+                launched = number - 1
+            ahead = 1 if bucket.graph is not None else 0
             while launched < min(number + ahead, schedule.max_steps):
                 under_way.append(bucket.launch())
                 self.ran["graph" if bucket.graph is not None else "eager"] += 1
@@ -147,7 +154,7 @@ class Loop:
 
     def bucket(self, size: Size, cache: PrefixCache, rows: Sequence[Row], schedule: Schedule) -> Bucket:
         """The bucket of that size with `rows` in it, for measuring."""
-        found = self._bucket(size, None)
+        found, self._holder = self._bucket(size, None), None
         with torch.inference_mode():
             found.start(cache, rows, schedule, 1, None)
         return found
@@ -247,12 +254,18 @@ class Bucket:
         self.reports = [torch.zeros_like(self.state.report, device="cpu", pin_memory=pinned) for _ in range(2)]
 
     def start(
-        self, cache: PrefixCache, rows: Sequence[Row], schedule: Schedule, seed: int, banned: Tensor | None
+        self,
+        cache: PrefixCache,
+        rows: Sequence[Row],
+        schedule: Schedule,
+        seed: int,
+        banned: Tensor | None,
+        step: int = 1,
     ) -> None:
-        """Put a fill on the device."""
+        """Put a fill on the device, before its first step or after those it has had."""
         self.room.hold(cache)
         self.prefix.fill_(len(cache))
-        device_loop.load(self.state, rows, schedule, seed)
+        device_loop.load(self.state, rows, schedule, seed, step)
         if banned is None:
             self.banned.zero_()
         else:
