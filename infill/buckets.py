@@ -51,27 +51,46 @@ def cache_slots(config: ModelConfig, sliding: bool, capacity: int, scratch: int)
 
 
 def room_bytes(config: ModelConfig, size: Size, itemsize: int) -> int:
-    """Of `graph._Room`: keys and values of the prefix, as far as each layer sees it, and of the canvas."""
+    """Of `graph._Room`: keys and values of the prefix, as far as each layer sees it, and of the canvas; masks."""
     tokens = size.rows * size.slots
-    return sum(
-        2 * shape.kv_heads * shape.head_dim * (tokens + seen_capacity(config, shape.sliding, size.capacity)) * itemsize
+    keys_values = sum(
+        2 * shape.kv_heads * shape.head_dim * (tokens + seen_capacity(config, shape.sliding, size.capacity))
         for shape in config.layers
     )
+    masks = sum(mask_size(config, *kind, size.capacity, tokens) for kind in mask_kinds(config))
+    return (keys_values + masks) * itemsize
+
+
+def mask_kinds(config: ModelConfig) -> set[tuple[bool, int]]:
+    """Whether layers slide and the groups of their heads: layers in which both are the same share a mask."""
+    return {(shape.sliding, shape.groups) for shape in config.layers}
+
+
+def mask_size(config: ModelConfig, sliding: bool, groups: int, capacity: int, tokens: int) -> int:
+    """Numbers in the mask of `tokens` canvas slots, each seen by `groups` query heads as the same."""
+    return tokens * groups * (tokens + seen_capacity(config, sliding, capacity))
+
+
+def smaller(size: Size) -> list[Size]:
+    """All buckets that a loop may come to hold whose largest is `size`, itself included."""
+    return [
+        Size(capacity, rows, slots)
+        for capacity in {*CAPACITIES, size.capacity}
+        for rows in {*ROWS, size.rows}
+        for slots in {*SLOTS, size.slots}
+        if capacity <= size.capacity and rows <= size.rows and slots <= size.slots
+    ]
 
 
 def bucket_bytes(config: ModelConfig, size: Size, itemsize: int) -> int:
-    """Of `graph.Bucket`: attention masks and rotary tables of each kind of layer, token masks, the rows' state."""
+    """Of `graph.Bucket`: rotary tables of each kind of layer, token masks, the rows' state."""
     tokens, rows = size.rows * size.slots, size.rows
-    masks = sum(
-        tokens * groups * (tokens + seen_capacity(config, sliding, size.capacity))
-        for sliding, groups in {(shape.sliding, shape.groups) for shape in config.layers}
-    )
     tables = sum(2 * tokens * width for _, width in {(shape.sliding, shape.head_dim) for shape in config.layers})
     vocabulary = (rows + 1) * config.vocab_size
     conditioning = tokens * config.hidden_size
     # Of every slot its ids and draft in 8 bytes, entropy and logprob in 4, held in 1, number in 8, mask's number in 4,
     # and 5 numbers of the report in 4.
-    return (masks + tables + conditioning) * itemsize + vocabulary + tokens * (2 * 8 + 2 * 4 + 1 + 8 + 4 + 5 * 4)
+    return (tables + conditioning) * itemsize + vocabulary + tokens * (2 * 8 + 2 * 4 + 1 + 8 + 4 + 5 * 4)
 
 
 def _at_least(count: int, sizes: Sequence[int]) -> int:

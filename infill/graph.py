@@ -28,7 +28,7 @@ from torch import Tensor
 from stopgap.kernels.head import Held, Philox
 
 from . import device_loop
-from .buckets import Size, seen_capacity
+from .buckets import Size, mask_kinds, mask_size, seen_capacity
 from .canvas import Row
 from .device_loop import Reading
 from .layers import Tables, rope_tables
@@ -88,7 +88,7 @@ class Loop:
 
     @property
     def nbytes(self) -> int:
-        """Of the keys and values held beside the prefix caches."""
+        """Of the keys, values and masks held beside the prefix caches."""
         return self._room.nbytes if self._room else 0
 
     def drop(self) -> None:
@@ -179,6 +179,7 @@ class Loop:
             most = (0, 0) if known is None else (known.capacity, known.tokens)
             with torch.inference_mode():
                 self._room = _Room(self.model, max(capacity, most[0]), max(tokens, most[1]))
+                self._holder = None
         return self._room
 
 
@@ -186,7 +187,8 @@ class _Room:
     """Keys and values of one prefix and of the canvas before it: [K, tokens + capacity, hd] for every layer.
 
     The canvas ends where the prefix begins, at slot `tokens`, so that a bucket of any size sees one run of slots. Where
-    a key lies says nothing: its position is in it already.
+    a key lies says nothing: its position is in it already. Room for masks is here too: every bucket writes its own when
+    rows are put on the device, and there are dozens of buckets.
     """
 
     def __init__(self, model: Model, capacity: int, tokens: int) -> None:
@@ -201,10 +203,21 @@ class _Room:
                 (2, shape.kv_heads, slots, shape.head_dim), dtype=model.dtype, device=model.device
             )
             self.layers.append((keys, values))
+        self._masks = {
+            kind: torch.zeros(mask_size(model.config, *kind, capacity, tokens), dtype=model.dtype, device=model.device)
+            for kind in mask_kinds(model.config)
+        }
 
     @property
     def nbytes(self) -> int:
-        return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+        masks = sum(mask.nbytes for mask in self._masks.values())
+        return sum(keys.nbytes + values.nbytes for keys, values in self.layers) + masks
+
+    def masks(self, size: Size) -> dict[tuple[bool, int], Tensor]:
+        """Of a bucket, per kind of layer (sliding, groups): [tokens * groups, tokens + capacity], views."""
+        count = size.rows * size.slots
+        sizes = {kind: mask_size(self.config, *kind, size.capacity, count) for kind in self._masks}
+        return {kind: mask[: sizes[kind]].view(count * kind[1], -1) for kind, mask in self._masks.items()}
 
     def hold(self, cache: PrefixCache) -> None:
         """Copy the prefix in, unless it is there."""
@@ -232,7 +245,7 @@ class Bucket:
         masks = torch.zeros((size.rows, config.vocab_size), dtype=torch.uint8, device=device)
         self.held = Held(which, masks)
         self.tables: dict[tuple[bool, int], Tables] = {}
-        self.masks: dict[tuple[bool, int], Tensor] = {}
+        self.masks = room.masks(size)
         spans = []
         for shape, (keys, values) in zip(config.layers, room.layers, strict=True):
             kind, sharing = (shape.sliding, shape.head_dim), (shape.sliding, shape.groups)
@@ -240,8 +253,6 @@ class Bucket:
             if kind not in self.tables:
                 cos, sin = torch.zeros((2, count, 1, 1, shape.head_dim), dtype=model.dtype, device=device)
                 self.tables[kind] = cos, sin
-            if sharing not in self.masks:
-                self.masks[sharing] = torch.zeros((count * shape.groups, length), dtype=model.dtype, device=device)
             first = room.tokens - count
             new_keys, new_values = (
                 stored[None, :, first : room.tokens].permute(2, 0, 1, 3) for stored in (keys, values)

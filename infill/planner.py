@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from .buckets import Size, bucket_bytes, cache_slots, room_bytes
+from .buckets import Size, bucket_bytes, cache_slots, room_bytes, smaller
 from .model_config import ModelConfig, ModelError
 from .strategy import Strategy
 
@@ -151,15 +151,16 @@ def loop_bytes(
 ) -> int:
     """What the denoising loop on the device takes beside everything else (`graph.Loop`), in the largest bucket.
 
-    The room for one prefix and the canvas, the bucket's masks, tables and state, and if steps are `captured` the pool
-    that graphs allocate from: a step's activations once more, since nobody else may use that memory between replays.
-    Smaller buckets share room and pool; their masks are a quarter for half the slots.
+    The room for one prefix and the canvas with its masks, tables and state of that bucket and of all smaller ones. If
+    steps are `captured`, the pool that graphs allocate from: a step's activations once more, since nobody else may use
+    that memory between replays. Smaller buckets share room and pool.
     """
     slots = min(strategy.slots + strategy.tail, strategy.canvas)
     size = Size.of(strategy.rows, slots, context + TEMPLATE)
     tokens = size.rows * size.slots
     pool = _logits(config, tokens, fused) + _activations(config, tokens, itemsize) + _WORKSPACE if captured else 0
-    return room_bytes(config, size, itemsize) + bucket_bytes(config, size, itemsize) * 4 // 3 + pool
+    buckets = sum(bucket_bytes(config, each, itemsize) for each in smaller(size))
+    return room_bytes(config, size, itemsize) + buckets + pool
 
 
 def _logits(config: ModelConfig, slots: int, fused: bool) -> int:
