@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +17,9 @@ from tiny_models import build, random_shape, save
 from stopgap.infill import buckets
 from stopgap.infill import model as model_module
 from stopgap.infill.canvas import Row
-from stopgap.infill.graph import Loop
+from stopgap.infill.contract import FillRequest, Outcome
+from stopgap.infill.engine import load_engine
+from stopgap.infill.graph import SWITCH, Loop
 from stopgap.infill.model import Model
 from stopgap.infill.model_config import ModelError
 from stopgap.infill.prefix import Joined, PrefixCache
@@ -208,3 +212,35 @@ def test_more_at_once_than_is_kept_beside_a_window_is_refused_and_changes_nothin
         model.encode_many([(cache, tokens(model, 40))])
     assert cache.ids == ids
     assert_as_new(model, cache)
+
+
+@pytest.mark.parametrize("how", ["host", "device"])
+def test_fills_are_the_same_where_sliding_layers_keep_little(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The starter with a narrow window, typed into, then asked further up and again below."""
+    monkeypatch.setenv(SWITCH, how)
+    monkeypatch.setattr(buckets, "CAPACITIES", (512,))
+    text = b"".join(
+        b"def item_%d(items):\n    total = %d\n    return total + len(items)\n\n\n" % (i, i) for i in range(40)
+    )
+    at = text.index(b"\n", len(text) * 2 // 3) + 1
+    places = [at, at + 4, text.index(b"\n", len(text) // 3) + 1, at + 6]
+    engine = load_engine(
+        "starter", engine="stopgap", device="cpu", threads=1, clock=time.monotonic, progress=lambda *_: None
+    )
+    engine.model.config = replace(engine.model.config, sliding_window=48)
+    engine.strategy = replace(engine.strategy, context=256, longest=32, tail=8, slots=24, rows=2, finalists=2)
+    fills: list[list[object]] = []
+    for slack in (SLACK, 1 << 20):
+        monkeypatch.setattr(buckets, "SLACK", slack)
+        engine.drop_caches()
+        found: list[object] = []
+        for place in places:
+            now = text[:place] + text[max(place, at + 8) :]
+            request = FillRequest(now, "python", place, place, document="a", max_steps=1)
+            *_, outcome = engine.fill(request, lambda: False)
+            assert isinstance(outcome, Outcome)
+            found.append([fill.text for fill in outcome.fills])
+        dropped = engine._documents["a"].cache._dropped
+        assert bool(dropped) == (slack == SLACK)
+        fills.append(found)
+    assert fills[0] == fills[1] and any(fills[0])
