@@ -120,8 +120,8 @@ def new_state(rows: int, width: int, hidden: int, device: torch.device, dtype: t
     )
 
 
-def load(state: State, rows: Sequence[Row], schedule: Schedule, seed: int) -> None:
-    """Put `rows` on the device, to be denoised from step 1 on; places without a row are empty and done."""
+def load(state: State, rows: Sequence[Row], schedule: Schedule, seed: int, step: int = 1) -> None:
+    """Put `rows` on the device, to be denoised from `step` on; places without a row are empty and done."""
     if schedule.horizon > STEPS:
         raise ValueError(f"horizon {schedule.horizon}: a schedule may cool for {STEPS} steps at most")
     height, width = state.ids.shape
@@ -148,7 +148,7 @@ def load(state: State, rows: Sequence[Row], schedule: Schedule, seed: int) -> No
     for at, row in enumerate(rows):
         if row.conditioning is not None:
             state.conditioning[at, : row.conditioning.shape[0]] = row.conditioning
-    state.step.fill_(1)
+    state.step.fill_(step)
     state.seed.fill_(seed)
     state.temperatures.copy_(torch.tensor([schedule.temperature(number) for number in range(1, STEPS + 1)]))
     state.bound.fill_(schedule.bound)

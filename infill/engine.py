@@ -27,7 +27,7 @@ from .graph import Loop
 from .judge import Judge
 from .model import Model
 from .pace import Pace
-from .planner import Plan, Storage, plan, weight_bytes
+from .planner import SPARE, Plan, Storage, plan, weight_bytes
 from .prefix import PrefixCache
 from .prompt import open_end
 from .source import newline, unparsed
@@ -187,7 +187,7 @@ class InfillEngine:
         needed = tokens + self.strategy.longest
         known = self._documents.pop(name, None) if name else None
         if known is None or known.busy or known.cache.capacity < needed:
-            known = _Document(self.model.new_cache(needed + 256, scratch=self.strategy.scratch))
+            known = _Document(self.model.new_cache(needed + SPARE, scratch=self.strategy.scratch))
         if name:
             self._documents[name] = known
             while len(self._documents) > 1 and self._cache_bytes() > self.cache_budget:

@@ -224,7 +224,7 @@ class Filling:
         """Bring the cache to the prompt; returns the hidden state of its last token, [1, D]."""
         ids = self.prompt.ids
         # The last token is always encoded again: a draft needs its hidden state, which the cache does not keep.
-        self.reused = min(cache.match(ids), len(ids) - 1)
+        self.reused = cache.match(ids[:-1])
         cache.crop(self.reused)
         last = torch.empty(0)
         for at in range(self.reused, len(ids), CHUNK):

@@ -28,7 +28,7 @@ from torch import Tensor
 from stopgap.kernels.head import Held, Philox
 
 from . import device_loop
-from .buckets import Size, seen, seen_capacity
+from .buckets import Size, mask_kinds, mask_size, seen_capacity
 from .canvas import Row
 from .device_loop import Reading
 from .layers import Tables, rope_tables
@@ -78,6 +78,7 @@ class Loop:
         self._room: _Room | None = None
         self._buckets: dict[tuple[Size, int | None], Bucket] = {}
         self._pool: Any = None  # of memory, shared by all graphs
+        self._holder: object = None  # whose rows are on the device
 
     @property
     def how(self) -> str:
@@ -87,13 +88,13 @@ class Loop:
 
     @property
     def nbytes(self) -> int:
-        """Of the keys and values held beside the prefix caches."""
+        """Of the keys, values and masks held beside the prefix caches."""
         return self._room.nbytes if self._room else 0
 
     def drop(self) -> None:
         """Give the memory back; it is taken again, and graphs are captured again, when a fill wants them."""
         self._buckets.clear()
-        self._room = self._pool = None
+        self._room = self._pool = self._holder = None
 
     def prepare(self, sizes: Sequence[Size], delete: int | None = None) -> None:
         """Capture graphs before they are needed, the largest first: smaller ones then fit into its memory."""
@@ -117,20 +118,26 @@ class Loop:
         """Denoise `rows` in place, as `sampler.denoise`: yields the number of every step taken in.
 
         `noise` seeds the device's own. On CUDA the step after the one that is reported is under way already, so that
-        the device never waits for the host; one step is wasted at the end, and one when the caller stops.
+        the device never waits for the host; one step is wasted at the end, and one when the caller stops. Between two
+        steps other rows may be denoised, of a keystroke while a rewrite waits: these are then put on the device again.
         """
         for row in rows:
             row.done = row.done or not any(row.free)
         if all(row.done for row in rows):
             return
         slots = max(len(row.hole) + len(row.tail) for row in rows)
-        bucket = self._bucket(Size.of(len(rows), slots, len(cache)), delete)
-        seed = noise()
-        bucket.start(cache, rows, schedule, seed << 20 ^ noise(), banned)
-        ahead = 1 if bucket.graph is not None else 0
+        size, me, seed = Size.of(len(rows), slots, len(cache)), object(), noise()
+        seed = seed << 20 ^ noise()
         under_way: deque[_Flight] = deque()
-        launched = 0
+        launched, bucket = 0, self._bucket(size, delete)
         for number in range(1, schedule.max_steps + 1):
+            if self._holder is not me:
+                bucket = self._bucket(size, delete)
+                bucket.start(cache, rows, schedule, seed, banned, step=number)
+                self._holder = me
+                under_way.clear()
+                launched = number - 1
+            ahead = 1 if bucket.graph is not None else 0
             while launched < min(number + ahead, schedule.max_steps):
                 under_way.append(bucket.launch())
                 self.ran["graph" if bucket.graph is not None else "eager"] += 1
@@ -147,7 +154,7 @@ class Loop:
 
     def bucket(self, size: Size, cache: PrefixCache, rows: Sequence[Row], schedule: Schedule) -> Bucket:
         """The bucket of that size with `rows` in it, for measuring."""
-        found = self._bucket(size, None)
+        found, self._holder = self._bucket(size, None), None
         with torch.inference_mode():
             found.start(cache, rows, schedule, 1, None)
         return found
@@ -172,6 +179,7 @@ class Loop:
             most = (0, 0) if known is None else (known.capacity, known.tokens)
             with torch.inference_mode():
                 self._room = _Room(self.model, max(capacity, most[0]), max(tokens, most[1]))
+                self._holder = None
         return self._room
 
 
@@ -179,7 +187,8 @@ class _Room:
     """Keys and values of one prefix and of the canvas before it: [K, tokens + capacity, hd] for every layer.
 
     The canvas ends where the prefix begins, at slot `tokens`, so that a bucket of any size sees one run of slots. Where
-    a key lies says nothing: its position is in it already.
+    a key lies says nothing: its position is in it already. Room for masks is here too: every bucket writes its own when
+    rows are put on the device, and there are dozens of buckets.
     """
 
     def __init__(self, model: Model, capacity: int, tokens: int) -> None:
@@ -194,20 +203,29 @@ class _Room:
                 (2, shape.kv_heads, slots, shape.head_dim), dtype=model.dtype, device=model.device
             )
             self.layers.append((keys, values))
+        self._masks = {
+            kind: torch.zeros(mask_size(model.config, *kind, capacity, tokens), dtype=model.dtype, device=model.device)
+            for kind in mask_kinds(model.config)
+        }
 
     @property
     def nbytes(self) -> int:
-        return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+        masks = sum(mask.nbytes for mask in self._masks.values())
+        return sum(keys.nbytes + values.nbytes for keys, values in self.layers) + masks
+
+    def masks(self, size: Size) -> dict[tuple[bool, int], Tensor]:
+        """Of a bucket, per kind of layer (sliding, groups): [tokens * groups, tokens + capacity], views."""
+        count = size.rows * size.slots
+        sizes = {kind: mask_size(self.config, *kind, size.capacity, count) for kind in self._masks}
+        return {kind: mask[: sizes[kind]].view(count * kind[1], -1) for kind, mask in self._masks.items()}
 
     def hold(self, cache: PrefixCache) -> None:
         """Copy the prefix in, unless it is there."""
         if self._cache is not None and self._cache() is cache and self._ids == cache.ids:
             return
-        length = len(cache)
-        for shape, own, theirs in zip(self.config.layers, self.layers, cache.layers, strict=True):
-            count = seen(self.config, shape.sliding, length)
+        for own, theirs in zip(self.layers, cache.visible(), strict=True):
             for place, stored in zip(own, theirs, strict=True):
-                place[:, self.tokens : self.tokens + count].copy_(stored[:, length - count : length])
+                place[:, self.tokens : self.tokens + stored.shape[1]].copy_(stored)
         self._cache, self._ids = weakref.ref(cache), list(cache.ids)
 
 
@@ -227,7 +245,7 @@ class Bucket:
         masks = torch.zeros((size.rows, config.vocab_size), dtype=torch.uint8, device=device)
         self.held = Held(which, masks)
         self.tables: dict[tuple[bool, int], Tables] = {}
-        self.masks: dict[tuple[bool, int], Tensor] = {}
+        self.masks = room.masks(size)
         spans = []
         for shape, (keys, values) in zip(config.layers, room.layers, strict=True):
             kind, sharing = (shape.sliding, shape.head_dim), (shape.sliding, shape.groups)
@@ -235,8 +253,6 @@ class Bucket:
             if kind not in self.tables:
                 cos, sin = torch.zeros((2, count, 1, 1, shape.head_dim), dtype=model.dtype, device=device)
                 self.tables[kind] = cos, sin
-            if sharing not in self.masks:
-                self.masks[sharing] = torch.zeros((count * shape.groups, length), dtype=model.dtype, device=device)
             first = room.tokens - count
             new_keys, new_values = (
                 stored[None, :, first : room.tokens].permute(2, 0, 1, 3) for stored in (keys, values)
@@ -249,12 +265,18 @@ class Bucket:
         self.reports = [torch.zeros_like(self.state.report, device="cpu", pin_memory=pinned) for _ in range(2)]
 
     def start(
-        self, cache: PrefixCache, rows: Sequence[Row], schedule: Schedule, seed: int, banned: Tensor | None
+        self,
+        cache: PrefixCache,
+        rows: Sequence[Row],
+        schedule: Schedule,
+        seed: int,
+        banned: Tensor | None,
+        step: int = 1,
     ) -> None:
-        """Put a fill on the device."""
+        """Put a fill on the device, before its first step or after those it has had."""
         self.room.hold(cache)
         self.prefix.fill_(len(cache))
-        device_loop.load(self.state, rows, schedule, seed)
+        device_loop.load(self.state, rows, schedule, seed, step)
         if banned is None:
             self.banned.zero_()
         else:

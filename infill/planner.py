@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from .buckets import Size, bucket_bytes, room_bytes
+from .buckets import Size, bucket_bytes, cache_slots, room_bytes, smaller
 from .model_config import ModelConfig, ModelError
 from .strategy import Strategy
 
@@ -27,6 +27,8 @@ STEP = 64
 """Context limits are multiples of this."""
 TEMPLATE = 256
 """Prompt tokens beyond the context: an instruction follower's turns and task, with room for the user's words."""
+SPARE = 256
+"""Tokens by which a prompt may grow before its document needs a larger prefix cache."""
 
 _DATA = Path(__file__).parent / "data"
 _GROUP = 64
@@ -126,11 +128,12 @@ def weight_bytes(config: ModelConfig, storage: Storage) -> int:
     )
 
 
-def cache_bytes(config: ModelConfig, tokens: int, itemsize: int) -> int:
-    """Keys and values of `tokens` prompt tokens and canvas slots in all layers (sliding ones keep every token too)."""
-    each = sum(2 * shape.kv_heads * shape.head_dim for shape in config.layers)
-    turns = sum({(shape.sliding, shape.head_dim): 2 * shape.head_dim for shape in config.layers}.values())
-    return (each + turns) * itemsize * min(tokens, config.max_positions)
+def cache_bytes(config: ModelConfig, capacity: int, scratch: int, itemsize: int) -> int:
+    """A `prefix.PrefixCache` for `capacity` prompt tokens and `scratch` canvas slots, its rotary tables included."""
+    slots = {sliding: cache_slots(config, sliding, capacity, scratch) for sliding in (False, True)}
+    each = sum(2 * shape.kv_heads * shape.head_dim * slots[shape.sliding] for shape in config.layers)
+    turns = sum(2 * width * slots[False] for _, width in {(shape.sliding, shape.head_dim) for shape in config.layers})
+    return (each + turns) * itemsize
 
 
 def canvas_bytes(config: ModelConfig, strategy: Strategy, itemsize: int, *, fused: bool = False) -> int:
@@ -148,15 +151,16 @@ def loop_bytes(
 ) -> int:
     """What the denoising loop on the device takes beside everything else (`graph.Loop`), in the largest bucket.
 
-    The room for one prefix and the canvas, the bucket's masks, tables and state, and if steps are `captured` the pool
-    that graphs allocate from: a step's activations once more, since nobody else may use that memory between replays.
-    Smaller buckets share room and pool; their masks are a quarter for half the slots.
+    The room for one prefix and the canvas with its masks, tables and state of that bucket and of all smaller ones. If
+    steps are `captured`, the pool that graphs allocate from: a step's activations once more, since nobody else may use
+    that memory between replays. Smaller buckets share room and pool.
     """
     slots = min(strategy.slots + strategy.tail, strategy.canvas)
     size = Size.of(strategy.rows, slots, context + TEMPLATE)
     tokens = size.rows * size.slots
     pool = _logits(config, tokens, fused) + _activations(config, tokens, itemsize) + _WORKSPACE if captured else 0
-    return room_bytes(config, size, itemsize) + bucket_bytes(config, size, itemsize) * 4 // 3 + pool
+    buckets = sum(bucket_bytes(config, each, itemsize) for each in smaller(size))
+    return room_bytes(config, size, itemsize) + buckets + pool
 
 
 def _logits(config: ModelConfig, slots: int, fused: bool) -> int:
@@ -225,8 +229,8 @@ def plan(
     """
 
     def at(context: int) -> Plan:
-        slots = context + TEMPLATE + strategy.longest + strategy.scratch
-        one = cache_bytes(config, slots, itemsize)
+        capacity = context + TEMPLATE + strategy.longest + SPARE
+        one = cache_bytes(config, capacity, strategy.scratch, itemsize)
         caches = one + max(one, cache_budget)
         loop, captured = 0, device == "cuda"
         if looped:

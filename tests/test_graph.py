@@ -127,6 +127,36 @@ def test_a_cropped_and_regrown_prefix_is_seen_as_it_is_now(tmp_path: Path) -> No
     assert answers[0] != pytest.approx(answers[1], abs=1e-3)
 
 
+@pytest.mark.parametrize("captured", [False, True])
+@pytest.mark.parametrize("others", [[], [(6, 4)], [(6, 4), (30, 40)]], ids=["alone", "one", "a larger one too"])
+def test_rows_go_on_as_if_nobody_else_had_been_denoised_between_two_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: list[tuple[int, int]], captured: bool
+) -> None:
+    """A rewrite that is suspended for keystrokes, of which one needs more room than there is."""
+    monkeypatch.setattr(buckets, "CAPACITIES", (16, 64))
+    model = tiny(tmp_path, 1)
+    if captured:
+        monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+        monkeypatch.setattr(graph.Bucket, "graph", property(lambda own: FakeGraph(own.step), lambda *_: None), False)
+    schedule = Schedule(max_steps=5, calm=-1.0, patience=9)
+    cache, alone = model.new_cache(40), model.new_cache(40)
+    rows = [[Row([1, 2, 3, 4], [5], "noise"), Row([7, 8], [], "noise")] for _ in range(2)]
+    for one in (cache, alone):
+        model.encode(one, [10, 11, 12, 13])
+    list(Loop(model).denoise(alone, rows[1], schedule, noise=lambda: 3))
+    loop, asked = Loop(model), iter(others)
+    for _ in loop.denoise(cache, rows[0], schedule, noise=lambda: 3):
+        for length, slots in asked:
+            other = model.new_cache(64)
+            model.encode(other, list(range(20, 20 + length)))
+            row = Row(list(range(1, 1 + slots)), [], "noise")
+            list(loop.denoise(other, [row], Schedule(max_steps=2), noise=lambda: 9))
+            break
+    for ours, theirs in zip(*rows, strict=True):
+        assert (ours.draft, ours.hole, ours.steps) == (theirs.draft, theirs.hole, theirs.steps)
+        assert ours.entropy == pytest.approx(theirs.entropy, abs=1e-4)
+
+
 def test_a_caller_that_stops_costs_no_further_step_on_a_cpu(tmp_path: Path) -> None:
     model = tiny(tmp_path, 2)
     loop, cache = Loop(model), model.new_cache(8)
