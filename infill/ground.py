@@ -141,6 +141,7 @@ class Ground:
             return best
         if not best.count and best.reads == pythonic.SYNTAX:
             return self._with_head(best)
+        given = best.places
         until = self._clock() + self._budget_ms / 250 if self._clock and self._budget_ms else None
         apart = min(self._apart(), key=lambda one: (one.count, -one.reads), default=best)
         smallest = best.size
@@ -154,9 +155,9 @@ class Ground:
             if (best.count, -best.reads) <= (apart.count, -apart.reads) and not best.near:
                 break
         if apart.count < best.count:
-            return apart
+            return replace(apart, places=given)
         # One flaw over half the file may be all a parser reports where another fill leaves two small ones.
-        best = replace(best, size=min(best.size, smallest))
+        best = replace(best, size=min(best.size, smallest), places=given)  # a filler may break other places
         if not best.count and best.reads == pythonic.SYNTAX:
             best = self._with_head(best)
         return replace(best, reads=max(best.reads, apart.reads if apart.count == best.count else 0))
