@@ -222,8 +222,8 @@ def test_fills_are_the_same_where_sliding_layers_keep_little(how: str, monkeypat
     text = b"".join(
         b"def item_%d(items):\n    total = %d\n    return total + len(items)\n\n\n" % (i, i) for i in range(40)
     )
-    at = text.index(b"\n", len(text) * 2 // 3) + 1
-    places = [at, at + 4, text.index(b"\n", len(text) // 3) + 1, at + 6]
+    below, above = (text.index(b"total =", len(text) * thirds // 3) for thirds in (2, 1))
+    places = [below, below + 3, above, below + 5]
     engine = load_engine(
         "starter", engine="stopgap", device="cpu", threads=1, clock=time.monotonic, progress=lambda *_: None
     )
@@ -235,7 +235,7 @@ def test_fills_are_the_same_where_sliding_layers_keep_little(how: str, monkeypat
         engine.drop_caches()
         found: list[object] = []
         for place in places:
-            now = text[:place] + text[max(place, at + 8) :]
+            now = text[:place] + text[text.index(b"\n", place) :]
             request = FillRequest(now, "python", place, place, document="a", max_steps=1)
             *_, outcome = engine.fill(request, lambda: False)
             assert isinstance(outcome, Outcome)
