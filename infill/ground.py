@@ -16,7 +16,7 @@ from tree_sitter import Tree
 from . import pythonic, readers
 from .around import surroundings
 from .fillers import fillers, indents
-from .holes import Hole
+from .holes import Hole, remark
 from .lax import lapse
 from .marks import Mark, begins, owners, sample
 from .source import Clock, Flaw, Source, blanks, flaws, grow, indent_at, line_end, line_start, splice
@@ -125,7 +125,7 @@ class Ground:
     # ---- before -----------------------------------------------------------------------------------------
 
     def _judge(self) -> _Limit:
-        """With the text that is there; for an insertion also with neutral fillers or without the lines around.
+        """With the text that is there; where it says nothing also with neutral fillers or without the lines around.
 
         A file that is broken only because of the hole counts as sound, so what a fill leaves broken is the
         fill's fault; flaws that stay when the lines around the hole are blanked out are not.
@@ -137,7 +137,8 @@ class Ground:
             return _Limit(0, 0, False, (), pythonic.NOT)
         # To bytecode: a missing `def` line leaves a body that parses as the rest of the function above.
         done = pythonic.FULL if self._reader else pythonic.NOT
-        if there.strip() or (not best.count and best.reads >= done):
+        says_nothing = not there.strip() or remark(self.source.language, there) == "a comment"
+        if not says_nothing or (not best.count and best.reads >= done):
             return best
         if not best.count and best.reads == pythonic.SYNTAX:
             return self._with_head(best)
