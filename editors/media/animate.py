@@ -25,7 +25,7 @@ AROUND = 6
 """Lines of the file shown above and below the hole."""
 SECONDS, FINAL_S = 6.0, 3.0
 """How long the denoising takes in the picture, and how long its end stays."""
-FEWEST = 4
+FEWEST = 3
 """Different drafts that a picture needs."""
 SLOWEST_MS = 10_000
 """A hole takes the starter a second or two on an idle machine; the caption of a slower run says nothing of it."""
