@@ -10,6 +10,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from tree_sitter import Tree
 
@@ -122,6 +123,10 @@ class Ground:
         at = max(0, self.hole.start - 1)
         return owners(self.source.language, self.source.text, tree, at, at)[0] if tree is not None else ""
 
+    @cached_property
+    def _fillers(self) -> list[bytes]:
+        return fillers(self.source, self.hole)
+
     # ---- before -----------------------------------------------------------------------------------------
 
     def _judge(self) -> _Limit:
@@ -137,8 +142,9 @@ class Ground:
             return _Limit(0, 0, False, (), pythonic.NOT)
         # To bytecode: a missing `def` line leaves a body that parses as the rest of the function above.
         done = pythonic.FULL if self._reader else pythonic.NOT
-        says_nothing = not there.strip() or remark(self.source.language, there) == "a comment"
-        if not says_nothing or (not best.count and best.reads >= done):
+        if not best.count and best.reads >= done:
+            return best
+        if there.strip() and remark(self.source.language, there) != "a comment":
             return best
         if not best.count and best.reads == pythonic.SYNTAX:
             return self._with_head(best)
@@ -146,7 +152,7 @@ class Ground:
         until = self._clock() + self._budget_ms / 250 if self._clock and self._budget_ms else None
         apart = min(self._apart(), key=lambda one: (one.count, -one.reads), default=best)
         smallest = best.size
-        for filler in fillers(self.source, self.hole):
+        for filler in self._fillers:
             if until is not None and self._clock is not None and self._clock() > until:
                 break  # four parses' worth: what is known by now must do
             made = self._try(filler)
@@ -288,7 +294,7 @@ class Ground:
         yield self.limit.marks
         if self._others is None:
             limit = self.limit.count
-            tried = (self._try(filler) for filler in fillers(self.source, self.hole))
+            tried = (self._try(filler) for filler in self._fillers)
             fine = (one.marks for one in tried if one is not None and one.count <= limit)
             self._others = list(itertools.islice(fine, 2))
         yield from self._others
@@ -327,7 +333,7 @@ class Ground:
 
         if not goes_on(tree, len(fill)):
             return None
-        for filler in [b"", *fillers(self.source, self.hole)[:4]]:
+        for filler in [b"", *self._fillers[:4]]:
             grown = self._grow(filler)
             if grown is not None and not flaws(grown[1]) and goes_on(grown[1], len(filler)):
                 return None
