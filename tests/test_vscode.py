@@ -91,6 +91,13 @@ def opened(vsix: Path, **env: str) -> Iterator[Editor]:
                 end_process(lock)
 
 
+def types_in_silence(window: Editor) -> None:
+    """What would be answered at once, were it asked."""
+    window.type("return ")
+    window.do("sleep", ms=500)
+    assert not window.texts(GHOST)
+
+
 @contextmanager
 def flag(window: Editor, name: str) -> Iterator[None]:
     """Something for the scripted model to heed, meanwhile."""
@@ -282,9 +289,7 @@ def test_pause_shows_in_the_status_bar_and_resume_brings_ghost_text_back(window:
     window.command("Stopgap: Pause")
     window.status("paused")
     window.picture("paused")
-    window.type("return ")
-    window.do("sleep", ms=500)
-    assert not window.texts(GHOST)
+    types_in_silence(window)
     window.command("Stopgap: Resume")
     window.miss(STATUS, "paused")
     window.press("Backspace")
@@ -297,9 +302,7 @@ def test_a_language_is_switched_off_and_on_again(window: Editor) -> None:
     window.open("off.py", "def add(left, right):\n    |\n")
     window.command("Stopgap: Turn Ghost Text On or Off for This Language")
     window.see(f"{STATUS} .codicon-circle-slash")
-    window.type("return ")
-    window.do("sleep", ms=500)
-    assert not window.texts(GHOST)
+    types_in_silence(window)
     window.command("Stopgap: Why Nothing")
     window.see(f"{PREVIEW} .view-lines", "disabledLanguages has python")
     window.press("Control+1")  # back to the file
@@ -316,9 +319,7 @@ def test_ghost_text_is_switched_off_everywhere_or_in_this_workspace_alone(window
         window.command(f"Stopgap: Turn Ghost Text On or Off {title}")
         window.see(f"{STATUS} .codicon-circle-slash")
         assert json.loads(of.read_text(encoding="utf-8"))["stopgap.enabled"] is False
-        window.type("return ")
-        window.do("sleep", ms=500)
-        assert not window.texts(GHOST)
+        types_in_silence(window)
         window.command(f"Stopgap: Turn Ghost Text On or Off {title}")
         window.see(f"{STATUS} .codicon-sparkle")
         window.press("Control+Z")
